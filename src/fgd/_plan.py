@@ -1,0 +1,119 @@
+"""What a run will do, settled from its arguments before anything is compiled."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fgd._step import Step
+from fgd._types import PyTree, TrainState, count, is_concrete, path_name
+from fgd.data.shuffle import shuffle as shuffled
+
+
+class Plan(NamedTuple):
+    """The static part of a run: with the shapes of state and data, it decides the program."""
+
+    rows: int
+    batch_size: int | None
+    shuffle: bool
+    record_every: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the data; a full batch is an epoch."""
+        return 1 if self.batch_size is None else self.rows // self.batch_size
+
+    def batch(self, state: TrainState, data: PyTree) -> PyTree:
+        """The rows of `data` that the step after `state` sees: a function of (key, step)."""
+        if self.batch_size is None:
+            return data
+        within = jnp.arange(self.batch_size)
+        if self.shuffle:
+            epoch, i = jnp.divmod(state.step, self.steps_per_epoch)
+            rows = shuffled(state.key, epoch, i * self.batch_size + within, self.rows)
+        else:
+            start = _times_modulo(state.step, self.batch_size, self.rows)
+            rows = (start + within.astype(jnp.uint32)) % self.rows
+        return jax.tree.map(lambda leaf: leaf.at[rows].get(mode="promise_in_bounds"), data)
+
+
+def plan_run(
+    caller: str,
+    step: Any,
+    state: Any,
+    data: PyTree,
+    batch_size: Any,
+    num_steps: Any,
+    num_epochs: Any,
+    shuffle: bool,
+    record_every: Any,
+) -> tuple[Plan, int]:
+    """Checks the arguments of `fit` and `train`; returns the plan and the number of steps."""
+    if not isinstance(step, Step):
+        raise TypeError(f"{caller}: step must come from fgd.train_step, got {step!r}")
+    if not isinstance(state, TrainState):
+        raise TypeError(f"{caller}: state must come from step.init(params), got {state!r}")
+    rows = count_rows(caller, data)
+    if batch_size is not None:
+        batch_size = count(caller, "batch_size", batch_size, least=1)
+        if batch_size > rows:
+            raise ValueError(
+                f"{caller}: batch_size={batch_size} is larger than the data's {rows} rows; "
+                "use batch_size=None for full-batch descent"
+            )
+    record_every = count(caller, "record_every", record_every, least=1)
+    plan = Plan(rows, batch_size, bool(shuffle), record_every)
+    if (num_steps is None) == (num_epochs is None):
+        raise ValueError(
+            f"{caller}: give exactly one of num_steps and num_epochs, "
+            f"got num_steps={num_steps}, num_epochs={num_epochs}"
+        )
+    if num_steps is not None:
+        total = count(caller, "num_steps", num_steps, least=0)
+    else:
+        total = count(caller, "num_epochs", num_epochs, least=0) * plan.steps_per_epoch
+    if total % record_every:
+        raise ValueError(
+            f"{caller}: record_every={record_every} does not divide the run's {total} steps"
+        )
+    done = int(state.step) if is_concrete(state.step) and jnp.ndim(state.step) == 0 else 0
+    if done + total >= 2**31:
+        raise ValueError(
+            f"{caller}: {total} steps after step {done} would pass 2³¹ − 1, where the counter ends"
+        )
+    return plan, total
+
+
+def count_rows(caller: str, data: PyTree) -> int:
+    """The length of the leading axis that every array of `data` shares, at least 1."""
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    if not leaves:
+        raise ValueError(f"{caller}: data has no arrays, got {data!r}")
+    first, *_ = leaves
+    for path, leaf in leaves:
+        if not hasattr(leaf, "shape"):
+            raise TypeError(
+                f"{caller}: data{path_name(path)} is {leaf!r}, expected an array whose leading "
+                "axis is rows; make lists arrays with jnp.asarray"
+            )
+        if leaf.ndim == 0 or leaf.shape[0] == 0:
+            raise ValueError(
+                f"{caller}: data{path_name(path)} has shape {leaf.shape}, expected at least one row"
+            )
+        if leaf.shape[0] != first[1].shape[0]:
+            raise ValueError(
+                f"{caller}: data{path_name(first[0])} has {first[1].shape[0]} rows but "
+                f"data{path_name(path)} has {leaf.shape[0]}; arrays must share their leading axis"
+            )
+    return first[1].shape[0]
+
+
+def _times_modulo(a: jax.Array, b: int, n: int) -> jax.Array:
+    """a · b mod n in 32 bits, for n < 2³¹: Horner's rule over the bits of b."""
+    n_, a_ = jnp.uint32(n), a.astype(jnp.uint32) % jnp.uint32(n)
+    product = jnp.uint32(0)
+    for bit in f"{b:b}":
+        product = 2 * product % n_
+        if bit == "1":
+            product = (product + a_) % n_
+    return product

@@ -1,0 +1,211 @@
+"""`train_step`: a loss and an optimizer become one compiled step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fgd._streams import LOSS, stream
+from fgd._types import LossFn, Metrics, PyTree, TrainState, is_key, mismatch, path_name, strong
+
+Update = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One training step, `step(state, batch) -> (state, metrics)`; made by `fgd.train_step`.
+
+    A step owns the programs compiled from it, and they die with it.
+
+    Attributes:
+      update: the step as a plain function, not compiled, for use inside other transformations.
+      optimizer: the optax transformation it applies.
+    """
+
+    update: Update
+    optimizer: optax.GradientTransformation
+    _programs: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False)
+
+    def init(
+        self, params: PyTree, key: int | jax.Array = 0, *, model_state: PyTree = None
+    ) -> TrainState:
+        """The state before the first step.
+
+        Args:
+          params: pytree of float arrays (Python floats and NumPy arrays are converted).
+          key: seed or typed PRNG key from which the whole run draws (shuffling, dropout).
+          model_state: a stateful loss's own arrays, or None.
+
+        Raises:
+          TypeError: a parameter is not a float, or `key` is neither a seed nor a typed key.
+        """
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise TypeError(
+                    f"step.init: params{path_name(path)} has dtype {jnp.result_type(leaf)}, "
+                    "expected a float; only floats have gradients"
+                )
+        params = jax.tree.map(strong, params)
+        opt_state = jax.tree.map(strong, self.optimizer.init(params))
+        return TrainState(
+            params, opt_state, jnp.int32(0), _as_key(key), jax.tree.map(strong, model_state)
+        )
+
+    def __call__(self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        return self.program(_apply)(state, batch)
+
+    def program(self, function: Callable[..., Any], **jit_options: Any) -> Any:
+        """`function(update, …)` compiled for this step: once, kept here, freed with the step."""
+        if function not in self._programs:
+            self._programs[function] = jax.jit(partial(function, self.update), **jit_options)
+        return self._programs[function]
+
+
+def train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    has_aux: bool = False,
+    stochastic: bool = False,
+    stateful: bool = False,
+) -> Step:
+    r"""One compiled step of gradient descent.
+
+    θ ← θ + update(∇θ loss(θ, batch)), where `update` is the optimizer's.
+
+    Args:
+      loss_fn: `loss_fn(params, batch) -> loss`, a float scalar. Pure.
+      optimizer: any optax transformation, fgd's own included. Those that ask for them receive
+        `value`, `grad` and `value_fn` (line searches, L-BFGS, reduce-on-plateau).
+      has_aux: the loss returns `(loss, metrics)`, a dict of scalars that joins the history.
+      stochastic: the loss takes a key as its last argument, a fresh one every step.
+      stateful: `loss_fn(params, model_state, batch…)` returns `(loss, model_state)`, or
+        `(loss, (model_state, metrics))` with `has_aux`.
+
+    Returns:
+      `step`, with `step.init(params, key=0) -> state` and
+      `step(state, batch) -> (state, {"loss": …, **metrics})`.
+
+    Raises:
+      TypeError: `optimizer` is no optax transformation; when the step is first traced, a loss or a
+        metric of the wrong type.
+      ValueError: when the step is first traced, a loss or metric that is not a scalar, a metric
+        named "loss", or an optimizer state that does not belong to the parameters.
+
+    Example:
+      >>> import fgd, jax.numpy as jnp
+      >>> step = fgd.train_step(lambda w, x: jnp.mean((w - x) ** 2), fgd.sgd(0.25))
+      >>> state, metrics = step(step.init(0.0), jnp.array([1.0, 3.0]))
+      >>> float(state.params), float(metrics["loss"])
+      (1.0, 5.0)
+    """
+    if not callable(loss_fn):
+        raise TypeError(f"train_step: loss_fn must be a function, got {loss_fn!r}")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"train_step: optimizer must be an optax.GradientTransformation, got {optimizer!r}; "
+            "fgd.sgd(1e-2) makes one"
+        )
+    extended = optax.with_extra_args_support(optimizer)
+
+    def update(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        _check_optimizer_state(optimizer, state)
+        key = (stream(state.key, LOSS, state.step),) if stochastic else ()
+
+        def objective(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+            own = (state.model_state,) if stateful else ()
+            output = loss_fn(params, *own, batch, *key)
+            loss, aux = _pair(output) if has_aux or stateful else (output, None)
+            if stateful:
+                model_state, metrics = _pair(aux) if has_aux else (aux, {})
+            else:
+                model_state, metrics = state.model_state, aux if has_aux else {}
+            return _scalar("the loss", loss), (model_state, _checked_metrics(metrics))
+
+        (loss, (model_state, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(
+            state.params
+        )
+        updates, opt_state = extended.update(
+            grads,
+            state.opt_state,
+            state.params,
+            value=loss,
+            grad=grads,
+            value_fn=lambda params: objective(params)[0],
+        )
+        params = optax.apply_updates(state.params, updates)
+        after = TrainState(params, opt_state, state.step + 1, state.key, model_state)
+        after = jax.tree.map(strong, after)
+        if problem := mismatch(state, after):
+            raise ValueError(f"train_step: a step must keep the state's types; state{problem}")
+        return after, {"loss": strong(loss), **metrics}
+
+    return Step(update, optimizer)
+
+
+def _apply(update: Update, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+    return update(state, batch)
+
+
+def _as_key(key: Any) -> jax.Array:
+    if is_key(key) and key.shape == ():
+        return key
+    if jnp.shape(key) == () and jnp.issubdtype(jnp.result_type(key), jnp.integer):
+        return jax.random.key(key)
+    raise TypeError(
+        f"step.init: key must be an int or a typed key such as jax.random.key(0), got {key!r}; "
+        "jax.random.wrap_key_data makes a typed key of raw key data"
+    )
+
+
+def _pair(output: Any) -> Any:
+    if isinstance(output, tuple) and len(output) == 2:
+        return output
+    raise TypeError(
+        f"train_step: expected loss_fn to return a pair (see has_aux, stateful), got {output!r}"
+    )
+
+
+def _scalar(what: str, value: Any) -> jax.Array:
+    """`value` as a float scalar; tells what a loss or metric of another kind should have been."""
+    if isinstance(value, (tuple, list, dict)):
+        raise TypeError(
+            f"train_step: {what} is a {type(value).__name__}, expected a float scalar; "
+            "a loss that also returns metrics needs has_aux=True"
+        )
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"train_step: {what} has shape {jnp.shape(value)}, expected a scalar; take its mean"
+        )
+    if what == "the loss" and not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(f"train_step: the loss has dtype {jnp.result_type(value)}, expected a float")
+    return jnp.asarray(value)
+
+
+def _checked_metrics(metrics: Any) -> Metrics:
+    if not isinstance(metrics, dict):
+        raise TypeError(f"train_step: metrics must be a dict of scalars, got {metrics!r}")
+    if "loss" in metrics:
+        raise ValueError('train_step: a metric may not be named "loss"; the loss itself has it')
+    scalars = {name: _scalar(f"metric {name!r}", value) for name, value in metrics.items()}
+    floats = jnp.finfo(jnp.result_type(float)).dtype
+    return {
+        name: strong(x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(floats))
+        for name, x in scalars.items()
+    }
+
+
+def _check_optimizer_state(optimizer: optax.GradientTransformation, state: TrainState) -> None:
+    """At trace time only: a state whose halves were not made for each other is refused by name."""
+    if not isinstance(state, TrainState):
+        raise TypeError(f"step: expected the TrainState of step.init(params), got {state!r}")
+    expected = jax.eval_shape(optimizer.init, state.params)
+    if problem := mismatch(expected, state.opt_state):
+        raise ValueError(
+            f"step: opt_state does not belong to these params: opt_state{problem}; "
+            "make both with step.init(params)"
+        )

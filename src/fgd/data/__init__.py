@@ -1,0 +1,4 @@
+"""Data: what to train on, and the order in which a run sees it."""
+
+from fgd.data.shuffle import shuffle as shuffle
+from fgd.data.synthetic import linear as linear, normalize as normalize, split as split

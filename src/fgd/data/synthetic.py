@@ -1,0 +1,100 @@
+"""Data made on the spot, and what is done to any data: split it, normalize it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, UInt8
+
+PyTree = Any
+
+
+def linear(
+    key: Key[Array, ""],
+    n: int,
+    *,
+    slope: float = 3.0,
+    intercept: float = 0.8,
+    noise: float = 0.0,
+    inputs: Callable[[jax.Array, tuple[int, ...]], jax.Array] = jax.random.uniform,
+) -> tuple[Float[Array, "n 1"], Float[Array, "n 1"]]:
+    """Points about a line: y = slope·x + intercept + noise·N(0, 1).
+
+    Args:
+      key: typed PRNG key.
+      n: number of points, at least 1.
+      slope, intercept: the line; the defaults are R4's.
+      noise: standard deviation of y about it.
+      inputs: how x is drawn, `inputs(key, shape)`; `jax.random.normal` for R1.
+
+    Returns:
+      x and y, [n, 1] each.
+
+    Example:
+      >>> import fgd, jax
+      >>> x, y = fgd.data.linear(jax.random.key(0), 500)
+      >>> bool(abs(y - (3 * x + 0.8)).max() < 1e-6)
+      True
+    """
+    if n < 1:
+        raise ValueError(f"linear: n must be at least 1, got {n}")
+    x_key, noise_key = jax.random.split(key)
+    x = inputs(x_key, (n, 1))
+    return x, slope * x + intercept + noise * jax.random.normal(noise_key, (n, 1), x.dtype)
+
+
+def split(key: Key[Array, ""], data: PyTree, fraction: float) -> tuple[PyTree, PyTree]:
+    """Splits the rows of `data` in two, at random.
+
+    Args:
+      key: typed PRNG key.
+      data: pytree of arrays that share their leading axis.
+      fraction: the part of the rows that goes to the first, in (0, 1).
+
+    Returns:
+      Two trees like `data`: round(fraction · rows) rows, and the others. None is lost.
+
+    Raises:
+      ValueError: a fraction that leaves one of them empty, or arrays of unequal rows.
+
+    Example:
+      >>> import fgd, jax, jax.numpy as jnp
+      >>> train, valid = fgd.data.split(jax.random.key(0), jnp.arange(100), 0.8)
+      >>> train.shape, valid.shape
+      ((80,), (20,))
+    """
+    lengths = {jnp.shape(x)[0] for x in jax.tree.leaves(data)}
+    if len(lengths) != 1:
+        raise ValueError(f"split: arrays must share their rows, got {sorted(lengths)} rows")
+    (rows,) = lengths
+    first = round(fraction * rows) if 0 < fraction < 1 else 0
+    if not 0 < first < rows:
+        raise ValueError(f"split: fraction={fraction} of {rows} rows leaves a part without rows")
+    order = jax.random.permutation(key, rows)
+    return (
+        jax.tree.map(lambda x: x[order[:first]], data),
+        jax.tree.map(lambda x: x[order[first:]], data),
+    )
+
+
+def normalize(
+    x: UInt8[Array, "*shape"], mean: float = 0.5, std: float = 0.5
+) -> Float[Array, "*shape"]:
+    """Pixels as floats: (x/255 − mean) / std.
+
+    Args:
+      x: uint8 pixels, 0 … 255.
+      mean, std: of the pixels on a scale of 0 to 1. The defaults give −1 … 1.
+
+    Raises:
+      TypeError: x is not uint8 (floats were probably normalized before).
+
+    Example:
+      >>> import fgd, jax.numpy as jnp
+      >>> fgd.data.normalize(jnp.array([0, 255], jnp.uint8)).tolist()
+      [-1.0, 1.0]
+    """
+    if x.dtype != jnp.uint8:
+        raise TypeError(f"normalize: expected uint8 pixels, got {x.dtype}; is x normalized already?")
+    return (jnp.asarray(x).astype(float) / 255 - mean) / std

@@ -1,0 +1,168 @@
+"""Losses and metrics of a batch, and `supervised`, which makes a loss of a model and one of them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def mse(
+    pred: Num[Array, "rows *features"],
+    target: Num[Array, "rows *features"],
+    *,
+    reduction: Reduction = "mean",
+) -> Float[Array, "*rows"]:
+    r"""Squared error, (pred − target)².
+
+    Args:
+      pred: predictions.
+      target: what they should have been, of the same shape.
+      reduction: "mean" over every element, "sum" over every element, or "none": [rows], each row's
+        mean, so that the mean of "none" is "mean".
+
+    Raises:
+      ValueError: shapes differ ([n, 1] and [n] would broadcast to [n, n]), or another reduction.
+
+    Example:
+      >>> import fgd, jax.numpy as jnp
+      >>> float(fgd.losses.mse(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
+      2.0
+    """
+    if jnp.shape(pred) != jnp.shape(target):
+        raise ValueError(
+            f"mse: pred has shape {jnp.shape(pred)} and target {jnp.shape(target)}; expected equal "
+            "shapes, for they would broadcast; reshape one of them"
+        )
+    square = jnp.square(jnp.asarray(pred) - jnp.asarray(target))
+    if reduction == "none":
+        return jnp.mean(square, axis=tuple(range(1, square.ndim)))
+    return _reduce("mse", square, reduction)
+
+
+def cross_entropy(
+    logits: Float[Array, "rows classes"],
+    labels: Int[Array, " rows"],
+    *,
+    reduction: Reduction = "mean",
+) -> Float[Array, "*rows"]:
+    r"""Cross-entropy of integer labels under softmax(logits), in nats: log Σⱼ exp zⱼ − z_label.
+
+    Args:
+      logits: unnormalised log-probabilities.
+      labels: integers in [0, classes).
+      reduction: "mean" or "sum" over rows, or "none": [rows].
+
+    Returns:
+      The loss; NaN where a label is out of range and its value can't be looked at (in a compiled
+      program), gradient included.
+
+    Raises:
+      TypeError: labels are not integers.
+      ValueError: shapes do not match, another reduction, or a concrete label is out of range.
+
+    Example:
+      >>> import fgd, jax.numpy as jnp
+      >>> round(float(fgd.losses.cross_entropy(jnp.zeros([1, 10]), jnp.array([3]))), 4)
+      2.3026
+    """
+    _check_labels("cross_entropy", logits, labels)
+    # One-hot rather than a gather: its derivative is a subtraction, not a scatter.
+    chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    rows = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(chosen * logits, axis=-1)
+    valid = (labels >= 0) & (labels < logits.shape[-1])
+    rows = rows * jnp.where(valid, 1, jnp.nan).astype(rows.dtype)
+    return _reduce("cross_entropy", rows, reduction)
+
+
+def accuracy(
+    logits: Float[Array, "rows classes"],
+    labels: Int[Array, " rows"],
+    *,
+    reduction: Reduction = "mean",
+) -> Float[Array, "*rows"]:
+    """Whether the largest logit is the label's: 1 or 0.
+
+    Args:
+      logits: scores, any monotone function of probabilities.
+      labels: integers in [0, classes).
+      reduction: "mean" or "sum" over rows, or "none": [rows].
+
+    Raises:
+      TypeError: labels are not integers.
+      ValueError: shapes do not match, another reduction, or a concrete label is out of range.
+
+    Example:
+      >>> import fgd, jax.numpy as jnp
+      >>> float(fgd.losses.accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])))
+      0.5
+    """
+    _check_labels("accuracy", logits, labels)
+    right = jnp.argmax(logits, axis=-1) == labels
+    return _reduce("accuracy", right.astype(logits.dtype), reduction)
+
+
+def supervised(
+    apply: Callable[..., jax.Array],
+    loss: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    preprocess: Callable[[jax.Array], jax.Array] | None = None,
+    metrics: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] | None = None,
+) -> Callable[..., Any]:
+    """The loss of a model that should map inputs to targets, ready for `train_step`.
+
+    Args:
+      apply: `apply(params, inputs, key=key) -> predictions`.
+      loss: `loss(predictions, targets) -> scalar`.
+      preprocess: applied to each batch's inputs first, inside the step, so that the data can stay
+        as it is stored (`fgd.data.normalize` for images).
+      metrics: {name: metric(predictions, targets) -> scalar}; train with `has_aux=True` then.
+
+    Returns:
+      `loss_fn(params, (inputs, targets), key=None)`, a scalar, or with metrics
+      `(scalar, {name: scalar})`. For dropout, train with `stochastic=True`.
+
+    Example:
+      >>> import fgd
+      >>> model = fgd.models.mlp([784, 200, 10])
+      >>> loss_fn = fgd.supervised(model.apply, fgd.losses.cross_entropy)
+    """
+
+    def loss_fn(params: Any, batch: Any, key: jax.Array | None = None) -> Any:
+        inputs, targets = batch
+        inputs = inputs if preprocess is None else preprocess(inputs)
+        pred = apply(params, inputs, key=key)
+        value = loss(pred, targets)
+        if metrics is None:
+            return value
+        return value, {name: metric(pred, targets) for name, metric in metrics.items()}
+
+    return loss_fn
+
+
+def _reduce(caller: str, values: jax.Array, reduction: str) -> jax.Array:
+    reductions = {"mean": jnp.mean, "sum": jnp.sum, "none": lambda x: x}
+    if reduction not in reductions:
+        raise ValueError(f'{caller}: reduction must be "mean", "sum" or "none", got {reduction!r}')
+    return reductions[reduction](values)
+
+
+def _check_labels(caller: str, logits: jax.Array, labels: jax.Array) -> None:
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+        raise TypeError(f"{caller}: labels have dtype {jnp.result_type(labels)}, expected integers")
+    if jnp.ndim(logits) != 2 or jnp.shape(labels) != jnp.shape(logits)[:1]:
+        raise ValueError(
+            f"{caller}: expected logits [rows, classes] and labels [rows], "
+            f"got {jnp.shape(logits)} and {jnp.shape(labels)}"
+        )
+    if isinstance(labels, jax.core.Tracer):
+        return
+    classes = logits.shape[-1]
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        raise ValueError(
+            f"{caller}: label {labels[wrong][0]} is out of range, expected 0 … {classes - 1}"
+        )

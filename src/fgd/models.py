@@ -1,0 +1,114 @@
+"""Models: pairs of pure functions, `init(key) -> params` and `apply(params, x) -> y`."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+PyTree = Any
+
+
+class Model(NamedTuple):
+    """A model.
+
+    Attributes:
+      init: `init(key) -> params`, a pytree of float arrays.
+      apply: `apply(params, x, *, key=None) -> y`. A key means training mode (dropout draws from
+        it); None means evaluation mode.
+    """
+
+    init: Callable[[jax.Array], PyTree]
+    apply: Callable[..., jax.Array]
+
+
+def linear(n_in: int, n_out: int) -> Model:
+    """y = x·w + b, params {"w": [n_in, n_out], "b": [n_out]}.
+
+    Both are drawn from U(−1/√n_in, 1/√n_in), as `torch.nn.Linear` does.
+
+    Args:
+      n_in: features of x, [rows, n_in]; further axes are flattened.
+      n_out: features of y.
+
+    Raises:
+      TypeError, ValueError: a size that is not a positive int, or x of another size.
+
+    Example:
+      >>> import fgd, jax, jax.numpy as jnp
+      >>> model = fgd.models.linear(3, 2)
+      >>> model.apply(model.init(jax.random.key(0)), jnp.ones([5, 3])).shape
+      (5, 2)
+    """
+    layer = mlp([n_in, n_out])
+    return Model(
+        lambda key: layer.init(key)[0],
+        lambda params, x, *, key=None: layer.apply([params], x, key=key),
+    )
+
+
+def mlp(
+    sizes: Sequence[int], *, activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
+) -> Model:
+    """A multilayer perceptron: linear layers with an activation between them.
+
+    Params are `[{"w": [in, out], "b": [out]}, …]`, drawn as `torch.nn.Linear` does:
+    U(−1/√in, 1/√in) for both.
+
+    Args:
+      sizes: features before, between and after the layers: [784, 200, 10] has two layers.
+      activation: the function between layers.
+
+    Raises:
+      TypeError, ValueError: sizes that are not positive ints or fewer than two; at apply, x whose
+        rows have another size. Axes after the first are flattened: images go in as they are.
+
+    Example:
+      >>> import fgd, jax, jax.numpy as jnp
+      >>> model = fgd.models.mlp([784, 200, 10])
+      >>> model.apply(model.init(jax.random.key(0)), jnp.ones([5, 28, 28])).shape
+      (5, 10)
+    """
+    for size in sizes:
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
+            raise TypeError(f"mlp: sizes must be ints, got {size!r}")
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"mlp: expected at least two positive sizes, got {list(sizes)}")
+
+    def init(key: Key[Array, ""]) -> list[dict[str, jax.Array]]:
+        def layer(key: jax.Array, n_in: int, n_out: int) -> dict[str, jax.Array]:
+            bound = 1 / math.sqrt(n_in)
+            w_key, b_key = jax.random.split(key)
+            return {
+                "w": jax.random.uniform(w_key, (n_in, n_out), minval=-bound, maxval=bound),
+                "b": jax.random.uniform(b_key, (n_out,), minval=-bound, maxval=bound),
+            }
+
+        keys = jax.random.split(key, len(sizes) - 1)
+        return [layer(k, *shape) for k, shape in zip(keys, pairwise(sizes), strict=True)]
+
+    def apply(
+        params: PyTree, x: Float[Array, "rows *features"], *, key: jax.Array | None = None
+    ) -> Float[Array, "rows out"]:
+        del key
+        x = _flat(x, sizes[0])
+        for layer in params[:-1]:
+            x = activation(x @ layer["w"] + layer["b"][None])
+        return x @ params[-1]["w"] + params[-1]["b"][None]
+
+    return Model(init, apply)
+
+
+def _flat(x: jax.Array, features: int) -> jax.Array:
+    if x.ndim == 0 or math.prod(x.shape[1:]) != features:
+        raise ValueError(
+            f"apply: x has shape {x.shape}, expected [rows, …] with {features} values a row"
+        )
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"apply: x has dtype {x.dtype}, expected a float; fgd.data.normalize converts images"
+        )
+    return x.reshape(x.shape[0], features)
