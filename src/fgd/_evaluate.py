@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgd._plan import count_rows
-from fgd._types import Metrics, PyTree, count
+from fgd._checks import count, count_rows
+from fgd._types import Metrics, PyTree
 
 MetricFn = Callable[[PyTree, PyTree], Metrics]
 

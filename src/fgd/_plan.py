@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fgd._checks import count, count_rows, is_concrete
 from fgd._step import Step
-from fgd._types import PyTree, TrainState, count, is_concrete, path_name
-from fgd.data.shuffle import shuffle as shuffled
+from fgd._types import PyTree, TrainState
+from fgd.data._shuffle import shuffle as shuffled
 
 
 class Plan(NamedTuple):
@@ -82,30 +83,6 @@ def plan_run(
             f"{caller}: {total} steps after step {done} would pass 2³¹ − 1, where the counter ends"
         )
     return plan, total
-
-
-def count_rows(caller: str, data: PyTree) -> int:
-    """The length of the leading axis that every array of `data` shares, at least 1."""
-    leaves = jax.tree_util.tree_leaves_with_path(data)
-    if not leaves:
-        raise ValueError(f"{caller}: data has no arrays, got {data!r}")
-    first, *_ = leaves
-    for path, leaf in leaves:
-        if not hasattr(leaf, "shape"):
-            raise TypeError(
-                f"{caller}: data{path_name(path)} is {leaf!r}, expected an array whose leading "
-                "axis is rows; make lists arrays with jnp.asarray"
-            )
-        if leaf.ndim == 0 or leaf.shape[0] == 0:
-            raise ValueError(
-                f"{caller}: data{path_name(path)} has shape {leaf.shape}, expected at least one row"
-            )
-        if leaf.shape[0] != first[1].shape[0]:
-            raise ValueError(
-                f"{caller}: data{path_name(first[0])} has {first[1].shape[0]} rows but "
-                f"data{path_name(path)} has {leaf.shape[0]}; arrays must share their leading axis"
-            )
-    return first[1].shape[0]
 
 
 def _times_modulo(a: jax.Array, b: int, n: int) -> jax.Array:

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fgd._checks import float_metrics, is_key, mismatch, path_name, scalar, strong
 from fgd._streams import LOSS, stream
-from fgd._types import LossFn, Metrics, PyTree, TrainState, is_key, mismatch, path_name, strong
+from fgd._types import Metrics, PyTree, TrainState
 
 Update = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
@@ -66,7 +67,7 @@ class Step:
 
 
 def train_step(
-    loss_fn: LossFn,
+    loss_fn: Callable[..., Any],
     optimizer: optax.GradientTransformation,
     *,
     has_aux: bool = False,
@@ -124,7 +125,7 @@ def train_step(
                 model_state, metrics = _pair(aux) if has_aux else (aux, {})
             else:
                 model_state, metrics = state.model_state, aux if has_aux else {}
-            return _scalar("the loss", loss), (model_state, _checked_metrics(metrics))
+            return scalar("the loss", loss), (model_state, float_metrics(metrics))
 
         (loss, (model_state, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(
             state.params
@@ -168,35 +169,6 @@ def _pair(output: Any) -> Any:
     raise TypeError(
         f"train_step: expected loss_fn to return a pair (see has_aux, stateful), got {output!r}"
     )
-
-
-def _scalar(what: str, value: Any) -> jax.Array:
-    """`value` as a float scalar; tells what a loss or metric of another kind should have been."""
-    if isinstance(value, (tuple, list, dict)):
-        raise TypeError(
-            f"train_step: {what} is a {type(value).__name__}, expected a float scalar; "
-            "a loss that also returns metrics needs has_aux=True"
-        )
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"train_step: {what} has shape {jnp.shape(value)}, expected a scalar; take its mean"
-        )
-    if what == "the loss" and not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        raise TypeError(f"train_step: the loss has dtype {jnp.result_type(value)}, expected a float")
-    return jnp.asarray(value)
-
-
-def _checked_metrics(metrics: Any) -> Metrics:
-    if not isinstance(metrics, dict):
-        raise TypeError(f"train_step: metrics must be a dict of scalars, got {metrics!r}")
-    if "loss" in metrics:
-        raise ValueError('train_step: a metric may not be named "loss"; the loss itself has it')
-    scalars = {name: _scalar(f"metric {name!r}", value) for name, value in metrics.items()}
-    floats = jnp.finfo(jnp.result_type(float)).dtype
-    return {
-        name: strong(x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(floats))
-        for name, x in scalars.items()
-    }
 
 
 def _check_optimizer_state(optimizer: optax.GradientTransformation, state: TrainState) -> None:

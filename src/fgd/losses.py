@@ -1,10 +1,11 @@
-"""Losses and metrics of a batch, and `supervised`, which makes a loss of a model and one of them."""
+"""Losses and metrics of a batch, and `supervised`, which makes the loss of a model."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Num
 
 Reduction = Literal["mean", "sum", "none"]
@@ -158,7 +159,7 @@ def _check_labels(caller: str, logits: jax.Array, labels: jax.Array) -> None:
             f"{caller}: expected logits [rows, classes] and labels [rows], "
             f"got {jnp.shape(logits)} and {jnp.shape(labels)}"
         )
-    if isinstance(labels, jax.core.Tracer):
+    if isinstance(labels, Tracer):
         return
     classes = logits.shape[-1]
     wrong = (labels < 0) | (labels >= classes)

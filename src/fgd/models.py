@@ -3,26 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-PyTree = Any
-
-
-class Model(NamedTuple):
-    """A model.
-
-    Attributes:
-      init: `init(key) -> params`, a pytree of float arrays.
-      apply: `apply(params, x, *, key=None) -> y`. A key means training mode (dropout draws from
-        it); None means evaluation mode.
-    """
-
-    init: Callable[[jax.Array], PyTree]
-    apply: Callable[..., jax.Array]
+from fgd._flax import from_flax as from_flax
+from fgd._model import Model as Model, PyTree
 
 
 def linear(n_in: int, n_out: int) -> Model:

@@ -4,28 +4,21 @@ They mean what `torch.optim` means. Learning rates are floats, traced scalars (s
 mapped over them and differentiated by them) or schedules `count -> learning rate`.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
-PyTree = Any
-Scalar = float | jax.Array
-LearningRate = Scalar | Callable[[jax.Array], Scalar]
-
-
-class DescentState(NamedTuple):
-    """The state of every optimizer here.
-
-    Attributes:
-      count: int32 scalar, updates made so far; a schedule's argument.
-      moments: what the direction remembers: a tuple of trees like the parameters.
-    """
-
-    count: jax.Array
-    moments: tuple[PyTree, ...]
+from fgd._descent import (
+    DescentState as DescentState,
+    LearningRate,
+    PyTree,
+    Scalar,
+    average,
+    check,
+    descent,
+    like,
+    root,
+)
 
 
 def sgd(learning_rate: LearningRate) -> optax.GradientTransformation:
@@ -45,7 +38,7 @@ def sgd(learning_rate: LearningRate) -> optax.GradientTransformation:
       >>> round(float(optax.apply_updates(5.0, updates)), 6)
       4.8
     """
-    return _descent("sgd", learning_rate, 0, lambda grads, moments, t: (grads, ()))
+    return descent("sgd", learning_rate, 0, lambda grads, moments, t: (grads, ()))
 
 
 def momentum(
@@ -78,18 +71,18 @@ def momentum(
     """
     if nesterov and averaging:
         raise ValueError("momentum: nesterov and averaging are two forms; choose one")
-    _check("momentum", decay=decay)
+    check("momentum", decay=decay)
 
     def direction(grads: PyTree, moments: PyTree, t: jax.Array) -> tuple[PyTree, PyTree]:
         (v,) = moments
         if averaging:
-            v = _average(decay, v, grads)
+            v = average(decay, v, grads)
         else:
-            v = _map(lambda v, g: _like(decay, g) * v + g, v, grads)
-        ahead = _map(lambda g, v: g + _like(decay, g) * v, grads, v) if nesterov else v
+            v = jax.tree.map(lambda v, g: like(decay, g) * v + g, v, grads)
+        ahead = jax.tree.map(lambda g, v: g + like(decay, g) * v, grads, v) if nesterov else v
         return ahead, (v,)
 
-    return _descent("momentum", learning_rate, 1, direction)
+    return descent("momentum", learning_rate, 1, direction)
 
 
 def adagrad(
@@ -117,13 +110,13 @@ def adagrad(
       >>> import fgd
       >>> optimizer = fgd.adagrad(0.01)
     """
-    _check("adagrad", eps=eps)
+    check("adagrad", eps=eps)
 
     def direction(grads: PyTree, moments: PyTree, t: jax.Array) -> tuple[PyTree, PyTree]:
-        s = _map(lambda s, g: s + g * g, moments[0], grads)
-        return _map(lambda g, s: g / _root(s, eps, eps_in_sqrt), grads, s), (s,)
+        s = jax.tree.map(lambda s, g: s + g * g, moments[0], grads)
+        return jax.tree.map(lambda g, s: g / root(s, eps, eps_in_sqrt), grads, s), (s,)
 
-    return _descent("adagrad", learning_rate, 1, direction, initial_accumulator_value)
+    return descent("adagrad", learning_rate, 1, direction, initial_accumulator_value)
 
 
 def rmsprop(
@@ -151,13 +144,13 @@ def rmsprop(
       >>> import fgd
       >>> optimizer = fgd.rmsprop(0.001)
     """
-    _check("rmsprop", decay=decay, eps=eps)
+    check("rmsprop", decay=decay, eps=eps)
 
     def direction(grads: PyTree, moments: PyTree, t: jax.Array) -> tuple[PyTree, PyTree]:
-        s = _average(decay, moments[0], _map(jnp.square, grads))
-        return _map(lambda g, s: g / _root(s, eps, eps_in_sqrt), grads, s), (s,)
+        s = average(decay, moments[0], jax.tree.map(jnp.square, grads))
+        return jax.tree.map(lambda g, s: g / root(s, eps, eps_in_sqrt), grads, s), (s,)
 
-    return _descent("rmsprop", learning_rate, 1, direction)
+    return descent("rmsprop", learning_rate, 1, direction)
 
 
 def adam(
@@ -183,83 +176,16 @@ def adam(
       >>> import fgd
       >>> optimizer = fgd.adam(1e-3)
     """
-    _check("adam", b1=b1, b2=b2, eps=eps)
+    check("adam", b1=b1, b2=b2, eps=eps)
 
     def direction(grads: PyTree, moments: PyTree, t: jax.Array) -> tuple[PyTree, PyTree]:
-        m = _average(b1, moments[0], grads)
-        s = _average(b2, moments[1], _map(jnp.square, grads))
+        m = average(b1, moments[0], grads)
+        s = average(b2, moments[1], jax.tree.map(jnp.square, grads))
 
         def ratio(m: jax.Array, s: jax.Array) -> jax.Array:
-            s_hat = s / (1 - _like(b2, s) ** t.astype(s.dtype))
-            return m / (1 - _like(b1, m) ** t.astype(m.dtype)) / _root(s_hat, eps, False)
+            s_hat = s / (1 - like(b2, s) ** t.astype(s.dtype))
+            return m / (1 - like(b1, m) ** t.astype(m.dtype)) / root(s_hat, eps, False)
 
-        return _map(ratio, m, s), (m, s)
+        return jax.tree.map(ratio, m, s), (m, s)
 
-    return _descent("adam", learning_rate, 2, direction)
-
-
-_map = jax.tree.map
-
-
-def _descent(
-    name: str,
-    learning_rate: LearningRate,
-    num_moments: int,
-    direction: Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, PyTree]],
-    initial: float = 0.0,
-) -> optax.GradientTransformation:
-    """θ ← θ − η(count) · direction(g, moments, count + 1), its moments starting at `initial`."""
-    if not callable(learning_rate):
-        _check(name, learning_rate=learning_rate)
-
-    def init(params: PyTree) -> DescentState:
-        full = [_map(lambda p: jnp.full_like(p, initial), params) for _ in range(num_moments)]
-        return DescentState(jnp.int32(0), tuple(full))
-
-    def update(
-        grads: PyTree, state: DescentState, params: PyTree = None
-    ) -> tuple[PyTree, DescentState]:
-        del params
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        along, moments = direction(grads, state.moments, state.count + 1)
-        updates = _map(lambda d: -_like(rate, d) * d, along)
-        return updates, DescentState(state.count + 1, moments)
-
-    return optax.GradientTransformation(init, update)
-
-
-def _like(scalar: Scalar, array: jax.Array) -> jax.Array:
-    return jnp.asarray(scalar, jnp.result_type(array))
-
-
-def _average(decay: Scalar, mean: PyTree, new: PyTree) -> PyTree:
-    return _map(lambda m, x: _like(decay, m) * m + (1 - _like(decay, m)) * x, mean, new)
-
-
-def _root(s: jax.Array, eps: Scalar, eps_in_sqrt: bool) -> jax.Array:
-    """√s + ε (or √(s + ε)), whose derivative at s = 0 is 0 and not infinite.
-
-    A weight that never has a gradient (a pixel that is always black) keeps s = 0 for ever; the
-    infinite slope of √ there times its zero gradient would make every hypergradient NaN.
-    """
-    if eps_in_sqrt:
-        return jnp.sqrt(s + _like(eps, s))
-    positive = s > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, s, 1)), 0) + _like(eps, s)
-
-
-def _check(optimizer: str, **hyperparameters: Any) -> None:
-    """Refuses the numbers that could never work; traced values can't be looked at."""
-    for name, value in hyperparameters.items():
-        if isinstance(value, jax.core.Tracer):
-            continue
-        if jnp.ndim(value) != 0:
-            raise ValueError(f"{optimizer}: {name} must be a scalar, got shape {jnp.shape(value)}")
-        if name == "learning_rate":
-            valid, range_ = 0 <= value < float("inf"), "finite and not negative"
-        elif name == "eps":
-            valid, range_ = 0 < value < float("inf"), "finite and positive"
-        else:
-            valid, range_ = 0 <= value < 1, "in [0, 1)"
-        if not valid:
-            raise ValueError(f"{optimizer}: {name} must be {range_}, got {value}")
+    return descent("adam", learning_rate, 2, direction)

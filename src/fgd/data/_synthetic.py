@@ -96,5 +96,7 @@ def normalize(
       [-1.0, 1.0]
     """
     if x.dtype != jnp.uint8:
-        raise TypeError(f"normalize: expected uint8 pixels, got {x.dtype}; is x normalized already?")
+        raise TypeError(
+            f"normalize: expected uint8 pixels, got {x.dtype}; is x normalized already?"
+        )
     return (jnp.asarray(x).astype(float) / 255 - mean) / std

@@ -9,9 +9,7 @@ _EXACT = 64  # up to here an order is drawn whole: a Feistel network on so few r
 _ROUNDS = 8  # from 65 rows on, positions and pairs of positions then pass a χ² test
 
 
-def shuffle(
-    key: jax.Array, epoch: int | jax.Array, positions: jax.Array, n: int
-) -> jax.Array:
+def shuffle(key: jax.Array, epoch: int | jax.Array, positions: jax.Array, n: int) -> jax.Array:
     """The rows that stand at `positions` in the order of `epoch`.
 
     For every (key, epoch) the map from position to row is a bijection on 0 … n − 1: a keyed

@@ -1,0 +1,109 @@
+"""The checks that the spine shares: each says what was given, what was expected, what to do."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from fgd._types import Metrics, PyTree
+
+
+def strong(leaf: Any) -> jax.Array:
+    """`leaf` as an array without a weak type, which would compile a second program for a state."""
+    array = jnp.asarray(leaf)
+    return array if is_key(array) else jnp.asarray(array, array.dtype)
+
+
+def is_key(x: Any) -> bool:
+    """Whether `x` is an array of typed PRNG keys."""
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def is_concrete(x: Any) -> bool:
+    """Whether the value of `x` can be looked at: it is not being traced."""
+    return not isinstance(x, Tracer)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A leaf's place as one would write it: `['w']`, `[0].mu`."""
+    return jax.tree_util.keystr(path) or "the only leaf"
+
+
+def mismatch(expected: PyTree, given: PyTree) -> str | None:
+    """Says where two trees first differ in structure, shape or dtype, or None if nowhere."""
+    wanted = dict(jax.tree_util.tree_leaves_with_path(expected))
+    found = dict(jax.tree_util.tree_leaves_with_path(given))
+    for path in found.keys() - wanted.keys() | wanted.keys() - found.keys():
+        return f"{path_name(path)} is {'missing' if path in wanted else 'unexpected'}"
+    if jax.tree.structure(expected) != jax.tree.structure(given):
+        return f"structure is {jax.tree.structure(given)}, not {jax.tree.structure(expected)}"
+    for path, leaf in wanted.items():
+        want, have = jax.typeof(leaf), jax.typeof(found[path])
+        if (want.shape, want.dtype) != (have.shape, have.dtype):
+            return f"{path_name(path)} is {have.str_short()}, expected {want.str_short()}"
+    return None
+
+
+def count(caller: str, name: str, value: Any, *, least: int) -> int:
+    """`value` as an int of at least `least`; TypeError or ValueError names `caller` and `name`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{caller}: {name} must be an int, got {value!r}")
+    if value.__index__() < least:
+        raise ValueError(f"{caller}: {name} must be at least {least}, got {value}")
+    return value.__index__()
+
+
+def count_rows(caller: str, data: PyTree) -> int:
+    """The length of the leading axis that every array of `data` shares, at least 1."""
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    if not leaves:
+        raise ValueError(f"{caller}: data has no arrays, got {data!r}")
+    first, *_ = leaves
+    for path, leaf in leaves:
+        if not hasattr(leaf, "shape"):
+            raise TypeError(
+                f"{caller}: data{path_name(path)} is {leaf!r}, expected an array whose leading "
+                "axis is rows; make lists arrays with jnp.asarray"
+            )
+        if leaf.ndim == 0 or leaf.shape[0] == 0:
+            raise ValueError(
+                f"{caller}: data{path_name(path)} has shape {leaf.shape}, expected at least one row"
+            )
+        if leaf.shape[0] != first[1].shape[0]:
+            raise ValueError(
+                f"{caller}: data{path_name(first[0])} has {first[1].shape[0]} rows but "
+                f"data{path_name(path)} has {leaf.shape[0]}; arrays must share their leading axis"
+            )
+    return first[1].shape[0]
+
+
+def scalar(what: str, value: Any) -> jax.Array:
+    """`value` as a float scalar; tells what a loss or metric of another kind should have been."""
+    if isinstance(value, (tuple, list, dict)):
+        raise TypeError(
+            f"train_step: {what} is a {type(value).__name__}, expected a float scalar; "
+            "a loss that also returns metrics needs has_aux=True"
+        )
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"train_step: {what} has shape {jnp.shape(value)}, expected a scalar; take its mean"
+        )
+    if what == "the loss" and not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(
+            f"train_step: the loss has dtype {jnp.result_type(value)}, expected a float"
+        )
+    return jnp.asarray(value)
+
+
+def float_metrics(metrics: Any) -> Metrics:
+    if not isinstance(metrics, dict):
+        raise TypeError(f"train_step: metrics must be a dict of scalars, got {metrics!r}")
+    if "loss" in metrics:
+        raise ValueError('train_step: a metric may not be named "loss"; the loss itself has it')
+    scalars = {name: scalar(f"metric {name!r}", value) for name, value in metrics.items()}
+    floats = jnp.finfo(jnp.result_type(float)).dtype
+    return {
+        name: strong(x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(floats))
+        for name, x in scalars.items()
+    }

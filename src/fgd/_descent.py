@@ -1,0 +1,89 @@
+"""What the optimizers share: θ ← θ − η·direction, and its pieces."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+
+PyTree = Any
+Scalar = float | jax.Array
+LearningRate = Scalar | Callable[[jax.Array], Scalar]
+
+
+class DescentState(NamedTuple):
+    """The state of every optimizer here.
+
+    Attributes:
+      count: int32 scalar, updates made so far; a schedule's argument.
+      moments: what the direction remembers: a tuple of trees like the parameters.
+    """
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    moments: tuple[PyTree, ...]
+
+
+def descent(
+    name: str,
+    learning_rate: LearningRate,
+    num_moments: int,
+    direction: Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, PyTree]],
+    initial: float = 0.0,
+) -> optax.GradientTransformation:
+    """θ ← θ − η(count) · direction(g, moments, count + 1), its moments starting at `initial`."""
+    if not callable(learning_rate):
+        check(name, learning_rate=learning_rate)
+
+    def init(params: PyTree) -> DescentState:
+        full = [
+            jax.tree.map(lambda p: jnp.full_like(p, initial), params) for _ in range(num_moments)
+        ]
+        return DescentState(jnp.int32(0), tuple(full))
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        del params
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        along, moments = direction(updates, state.moments, state.count + 1)
+        updates = jax.tree.map(lambda d: -like(rate, d) * d, along)
+        return updates, DescentState(state.count + 1, moments)
+
+    return optax.GradientTransformation(init, update)
+
+
+def like(scalar: Scalar, array: jax.Array) -> jax.Array:
+    return jnp.asarray(scalar, jnp.result_type(array))
+
+
+def average(decay: Scalar, mean: PyTree, new: PyTree) -> PyTree:
+    return jax.tree.map(lambda m, x: like(decay, m) * m + (1 - like(decay, m)) * x, mean, new)
+
+
+def root(s: jax.Array, eps: Scalar, eps_in_sqrt: bool) -> jax.Array:
+    """√s + ε (or √(s + ε)), whose derivative at s = 0 is 0 and not infinite.
+
+    A weight that never has a gradient (a pixel that is always black) keeps s = 0 for ever; the
+    infinite slope of √ there times its zero gradient would make every hypergradient NaN.
+    """
+    if eps_in_sqrt:
+        return jnp.sqrt(s + like(eps, s))
+    positive = s > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, s, 1)), 0) + like(eps, s)
+
+
+def check(optimizer: str, **hyperparameters: Any) -> None:
+    """Refuses the numbers that could never work; traced values can't be looked at."""
+    for name, value in hyperparameters.items():
+        if isinstance(value, Tracer):
+            continue
+        if jnp.ndim(value) != 0:
+            raise ValueError(f"{optimizer}: {name} must be a scalar, got shape {jnp.shape(value)}")
+        if name == "learning_rate":
+            valid, range_ = 0 <= value < float("inf"), "finite and not negative"
+        elif name == "eps":
+            valid, range_ = 0 < value < float("inf"), "finite and positive"
+        else:
+            valid, range_ = 0 <= value < 1, "in [0, 1)"
+        if not valid:
+            raise ValueError(f"{optimizer}: {name} must be {range_}, got {value}")
