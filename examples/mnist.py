@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
     optimizer, learning_rate, varies = OPTIMIZERS[args.optimizer]
     learning_rate = args.learning_rate or learning_rate
     if varies:
-        num_steps = epochs * (len(mnist.train[0]) // args.batch_size)
+        num_steps = max(1, epochs * (len(mnist.train[0]) // args.batch_size))
         learning_rate = optax.cosine_onecycle_schedule(num_steps, learning_rate)
 
     # One step of gradient descent, and the state before the first.

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 
@@ -52,12 +53,19 @@ def descent(
     return optax.GradientTransformation(init, update)
 
 
-def like(scalar: Scalar, array: jax.Array) -> jax.Array:
+def like(scalar: Scalar, array: Any) -> jax.Array:
     return jnp.asarray(scalar, jnp.result_type(array))
 
 
 def average(decay: Scalar, mean: PyTree, new: PyTree) -> PyTree:
-    return jax.tree.map(lambda m, x: like(decay, m) * m + (1 - like(decay, m)) * x, mean, new)
+    return jax.tree.map(lambda m, x: like(decay, m) * m + like(1 - decay, m) * x, mean, new)
+
+
+def debias(decay: Scalar, t: jax.Array) -> jax.Array:
+    """1 − decayᵗ, without the cancellation that costs float32 three of its seven digits."""
+    with np.errstate(divide="ignore"):
+        log = jnp.log(decay.astype(float)) if isinstance(decay, jax.Array) else np.log(decay).item()
+    return -jnp.expm1(log * t.astype(float))
 
 
 def root(s: jax.Array, eps: Scalar, eps_in_sqrt: bool) -> jax.Array:

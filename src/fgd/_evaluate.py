@@ -38,8 +38,8 @@ def evaluate(
       >>> import fgd, jax.numpy as jnp
       >>> def metrics(params, batch):
       ...     return {"error": jnp.abs(batch - params)}
-      >>> float(fgd.evaluate(metrics, 1.0, jnp.arange(5.0), batch_size=2)["error"])
-      1.4
+      >>> float(fgd.evaluate(metrics, 2.0, jnp.arange(6.0), batch_size=4)["error"])
+      1.5
     """
     rows = count_rows("evaluate", data)
     batch_size = min(rows, count("evaluate", "batch_size", batch_size, least=1))

@@ -28,7 +28,7 @@ class Plan(NamedTuple):
         """The rows of `data` that the step after `state` sees: a function of (key, step)."""
         if self.batch_size is None:
             return data
-        within = jnp.arange(self.batch_size)
+        within = jnp.arange(self.batch_size, dtype=jnp.int32)
         if self.shuffle:
             epoch, i = jnp.divmod(state.step, self.steps_per_epoch)
             rows = shuffled(state.key, epoch, i * self.batch_size + within, self.rows)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fgd._checks import float_metrics, is_key, mismatch, path_name, scalar, strong
@@ -155,7 +156,9 @@ def _apply(update: Update, state: TrainState, batch: PyTree) -> tuple[TrainState
 def _as_key(key: Any) -> jax.Array:
     if is_key(key) and key.shape == ():
         return key
-    if jnp.shape(key) == () and jnp.issubdtype(jnp.result_type(key), jnp.integer):
+    if isinstance(key, int | np.integer | jax.Array) and (
+        jnp.shape(key) == () and jnp.issubdtype(jnp.result_type(key), jnp.integer)
+    ):
         return jax.random.key(key)
     raise TypeError(
         f"step.init: key must be an int or a typed key such as jax.random.key(0), got {key!r}; "

@@ -101,7 +101,7 @@ def train(
                     {"step": np.int32(state.step), **_values(evaluate(state.params))}
                 )
     result: dict[str, Any] = {
-        name: jnp.asarray(np.concatenate([part[name] for part in parts])) for name in parts[0]
+        name: jax.device_put(np.concatenate([part[name] for part in parts])) for name in parts[0]
     }
     if evaluate:
         result["evaluate"] = jax.tree.map(lambda *values: jnp.stack(values), *evaluations)

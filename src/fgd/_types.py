@@ -22,8 +22,9 @@ class TrainState:
       model_state: None, or a model's own arrays (BatchNorm's running statistics).
     """
 
+    # Any, not Array: jax makes such trees of shapes, axes and flags too.
     params: PyTree
     opt_state: PyTree
-    step: jax.Array
-    key: jax.Array
+    step: Any
+    key: Any
     model_state: PyTree = None

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Integer, Num
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -46,7 +46,7 @@ def mse(
 
 def cross_entropy(
     logits: Float[Array, "rows classes"],
-    labels: Int[Array, " rows"],
+    labels: Integer[Array, " rows"],
     *,
     reduction: Reduction = "mean",
 ) -> Float[Array, "*rows"]:
@@ -71,6 +71,7 @@ def cross_entropy(
       2.3026
     """
     _check_labels("cross_entropy", logits, labels)
+    labels = _wide(labels)
     # One-hot rather than a gather: its derivative is a subtraction, not a scatter.
     chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     rows = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(chosen * logits, axis=-1)
@@ -81,7 +82,7 @@ def cross_entropy(
 
 def accuracy(
     logits: Float[Array, "rows classes"],
-    labels: Int[Array, " rows"],
+    labels: Integer[Array, " rows"],
     *,
     reduction: Reduction = "mean",
 ) -> Float[Array, "*rows"]:
@@ -102,7 +103,7 @@ def accuracy(
       0.5
     """
     _check_labels("accuracy", logits, labels)
-    right = jnp.argmax(logits, axis=-1) == labels
+    right = jnp.argmax(logits, axis=-1) == _wide(labels)
     return _reduce("accuracy", right.astype(logits.dtype), reduction)
 
 
@@ -151,6 +152,12 @@ def _reduce(caller: str, values: jax.Array, reduction: str) -> jax.Array:
     return reductions[reduction](values)
 
 
+def _wide(labels: jax.Array) -> jax.Array:
+    """Bytes as int32: among 300 classes, arithmetic on uint8 would wrap and call 261 a 5."""
+    labels = jnp.asarray(labels)
+    return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+
+
 def _check_labels(caller: str, logits: jax.Array, labels: jax.Array) -> None:
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
         raise TypeError(f"{caller}: labels have dtype {jnp.result_type(labels)}, expected integers")
@@ -161,7 +168,7 @@ def _check_labels(caller: str, logits: jax.Array, labels: jax.Array) -> None:
         )
     if isinstance(labels, Tracer):
         return
-    classes = logits.shape[-1]
+    labels, classes = _wide(labels), logits.shape[-1]
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
         raise ValueError(

@@ -15,6 +15,7 @@ from fgd._descent import (
     Scalar,
     average,
     check,
+    debias,
     descent,
     like,
     root,
@@ -183,8 +184,8 @@ def adam(
         s = average(b2, moments[1], jax.tree.map(jnp.square, grads))
 
         def ratio(m: jax.Array, s: jax.Array) -> jax.Array:
-            s_hat = s / (1 - like(b2, s) ** t.astype(s.dtype))
-            return m / (1 - like(b1, m) ** t.astype(m.dtype)) / root(s_hat, eps, False)
+            m_hat, s_hat = m / like(debias(b1, t), m), s / like(debias(b2, t), s)
+            return m_hat / root(s_hat, eps, eps_in_sqrt=False)
 
         return jax.tree.map(ratio, m, s), (m, s)
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Integer, Num
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +47,8 @@ def loss_curve(
 
 def digits(
     images: Num[Array, "rows height width"],
-    predictions: Int[Array, " rows"],
-    labels: Int[Array, " rows"],
+    predictions: Integer[Array, " rows"],
+    labels: Integer[Array, " rows"],
     *,
     columns: int = 10,
     ax: "Axes | None" = None,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fgd.data._idx import FULL, Arrays, Loaded, checked, parse_idx, read_idx
@@ -108,6 +107,7 @@ def _from_tfds(directory: Path | None) -> Loaded:
 
 def _download(directory: Path | None, base_url: str | None = None) -> Loaded:
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
     official: Any = tfds.builder_cls("mnist")
     home = directory or _tfds_home()
@@ -122,7 +122,10 @@ def _download(directory: Path | None, base_url: str | None = None) -> Loaded:
         dataset_name="mnist",
         force_checksums_validation=True,
     )
-    paths = {name: Path(path) for name, path in manager.download(urls).items()}
+    try:
+        paths = {name: Path(path) for name, path in manager.download(urls).items()}
+    except NonMatchingChecksumError as error:
+        raise ValueError(f"mnist: {error}") from error
     return *parse_idx(paths), f"{base_url}, kept in {downloads}"
 
 
@@ -158,4 +161,4 @@ _SOURCES: dict[str, Callable[[Path | None], Loaded]] = {
 
 def _on_device(split: Arrays) -> Split:
     images, labels = split
-    return jnp.asarray(images), jnp.asarray(labels, jnp.int32)
+    return jax.device_put(images), jax.device_put(labels.astype(np.int32))

@@ -1,0 +1,117 @@
+"""Losses: closed forms and analytic gradients in float64, and labels that can't be right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fgd
+from fgd.losses import accuracy, cross_entropy, mse
+
+DRAW = np.random.default_rng(0)
+LOGITS = 3 * DRAW.normal(size=(5, 4))
+LABELS = np.array([0, 3, 1, 1, 2])
+PRED, TARGET = DRAW.normal(size=(5, 3)), DRAW.normal(size=(5, 3))
+SOFTMAX = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
+
+
+def test_mse(x64):
+    square = (PRED - TARGET) ** 2
+    pred, target = jnp.asarray(PRED), jnp.asarray(TARGET)
+    np.testing.assert_allclose(mse(pred, target), square.mean(), rtol=1e-14)
+    np.testing.assert_allclose(mse(pred, target, reduction="sum"), square.sum(), rtol=1e-14)
+    rows = mse(pred, target, reduction="none")
+    np.testing.assert_allclose(rows, square.mean(axis=1), rtol=1e-14)
+    np.testing.assert_allclose(mse(pred[:, 0], target[:, 0], reduction="none"), square[:, 0])
+    np.testing.assert_allclose(
+        jax.grad(mse)(pred, target), 2 * (PRED - TARGET) / PRED.size, rtol=1e-14
+    )
+
+
+def test_cross_entropy(x64):
+    logits, labels = jnp.asarray(LOGITS), jnp.asarray(LABELS)
+    rows = -np.log(SOFTMAX[np.arange(5), LABELS])
+    np.testing.assert_allclose(cross_entropy(logits, labels, reduction="none"), rows, rtol=1e-12)
+    np.testing.assert_allclose(cross_entropy(logits, labels), rows.mean(), rtol=1e-12)
+    np.testing.assert_allclose(
+        cross_entropy(logits, labels, reduction="sum"), rows.sum(), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        jax.grad(cross_entropy)(logits, labels), (SOFTMAX - np.eye(4)[LABELS]) / 5, rtol=1e-12
+    )
+
+
+def test_cross_entropy_of_huge_logits_is_exact():
+    logits = jnp.array([[1e4, 0.0], [-1e4, 0.0]])
+    np.testing.assert_allclose(
+        cross_entropy(logits, jnp.array([1, 1]), reduction="none"), [1e4, 0.0]
+    )
+    assert jnp.isfinite(jax.grad(cross_entropy)(logits, jnp.array([1, 1]))).all()
+
+
+def test_accuracy():
+    logits = jnp.asarray(LOGITS, jnp.float32)
+    right = LOGITS.argmax(axis=1) == LABELS
+    assert accuracy(logits, jnp.asarray(LABELS), reduction="none").tolist() == right.tolist()
+    np.testing.assert_allclose(accuracy(logits, jnp.asarray(LABELS)), right.mean(), rtol=1e-6)
+    assert float(accuracy(logits, jnp.asarray(LABELS), reduction="sum")) == right.sum()
+
+
+@pytest.mark.parametrize("wrong", [-1, 4, 2**31 - 1])
+def test_labels_out_of_range(wrong):
+    """NaN in a compiled program, loss and gradient of that row; an error where it can be seen."""
+    logits, labels = (
+        jnp.asarray(LOGITS, jnp.float32),
+        jnp.asarray(LABELS, jnp.int32).at[2].set(wrong),
+    )
+    rows = jax.jit(lambda z, y: cross_entropy(z, y, reduction="none"))(logits, labels)
+    assert jnp.isnan(rows).tolist() == [False, False, True, False, False]
+    gradient = jax.jit(jax.grad(cross_entropy))(logits, labels)
+    assert jnp.isnan(gradient).any(axis=1).tolist() == [False, False, True, False, False]
+    for loss in (cross_entropy, accuracy):
+        with pytest.raises(ValueError, match=rf"label {wrong} is out of range, expected 0 … 3"):
+            loss(logits, labels)
+
+
+def test_small_labels_do_not_wrap():
+    """uint8 labels among 300 classes: the comparison must not happen in uint8."""
+    labels = jnp.array([255], jnp.uint8)
+    assert jnp.isfinite(jax.jit(cross_entropy)(jnp.zeros([1, 300]), labels))
+    assert jnp.isnan(jax.jit(cross_entropy)(jnp.zeros([1, 255]), labels))
+
+
+def test_supervised():
+    model = fgd.models.linear(2, 1)
+    params = model.init(jax.random.key(0))
+    x, y = jnp.ones((3, 2)), jnp.zeros((3, 1))
+    plain = fgd.supervised(model.apply, mse)
+    np.testing.assert_allclose(plain(params, (x, y)), mse(model.apply(params, x), y))
+    doubled = fgd.supervised(
+        model.apply, mse, preprocess=lambda x: 2 * x, metrics={"max": lambda p, t: jnp.max(p - t)}
+    )
+    loss, metrics = doubled(params, (x, y))
+    np.testing.assert_allclose(loss, mse(model.apply(params, 2 * x), y))
+    np.testing.assert_allclose(metrics["max"], model.apply(params, 2 * x).max())
+
+
+def test_supervised_passes_the_key():
+    def apply(params, x, *, key=None):
+        return params * x * (0.0 if key is None else jax.random.uniform(key))
+
+    loss_fn = fgd.supervised(apply, mse)
+    batch = jnp.ones((3, 1)), jnp.ones((3, 1))
+    assert loss_fn(2.0, batch) == 1.0
+    assert loss_fn(2.0, batch, jax.random.key(0)) != 1.0
+
+
+@pytest.mark.usefixtures("as_users")
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"pred has shape \(5, 1\) and target \(5,\)"):
+        mse(jnp.ones((5, 1)), jnp.ones(5))
+    with pytest.raises(ValueError, match='reduction must be "mean"'):
+        mse(jnp.ones(5), jnp.ones(5), reduction="max")
+    for loss in (cross_entropy, accuracy):
+        with pytest.raises(TypeError, match="labels have dtype float32, expected integers"):
+            loss(jnp.ones((5, 4)), jnp.ones(5))
+        with pytest.raises(ValueError, match=r"expected logits \[rows, classes\]"):
+            loss(jnp.ones((5, 4)), jnp.ones((5, 1), int))

@@ -1,0 +1,161 @@
+"""Models: PyTorch's initialisation, analytic gradients, and Flax's modules as functions."""
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from problems import close
+
+import fgd
+from fgd.models import from_flax, linear, mlp
+
+X = np.random.default_rng(0).normal(size=(5, 3))
+
+
+def test_linear_is_its_formula(x64):
+    model = linear(3, 2)
+    params = model.init(jax.random.key(0))
+    x = jnp.asarray(X)
+    np.testing.assert_allclose(
+        model.apply(params, x), X @ np.asarray(params["w"]) + np.asarray(params["b"]), rtol=1e-14
+    )
+    gradient = jax.grad(lambda p: jnp.sum(model.apply(p, x) ** 2) / 2)(params)
+    y = np.asarray(model.apply(params, x))
+    close(gradient, {"b": y.sum(axis=0), "w": X.T @ y}, rtol=1e-12)
+
+
+def test_mlp_backpropagation_by_hand(x64):
+    """784–200–10's shape in small: ∂W₂ = hᵀδ, ∂W₁ = xᵀ(δW₂ᵀ ⊙ 1[a > 0])."""
+    model = mlp([3, 4, 2])
+    params = model.init(jax.random.key(1))
+    (w1, b1), (w2, b2) = ((np.asarray(p["w"]), np.asarray(p["b"])) for p in params)
+    a = X @ w1 + b1
+    h = np.maximum(a, 0)
+    delta = h @ w2 + b2
+    np.testing.assert_allclose(model.apply(params, jnp.asarray(X)), delta, rtol=1e-12)
+    back = delta @ w2.T * (a > 0)
+    expected = [
+        {"b": back.sum(axis=0), "w": X.T @ back},
+        {"b": delta.sum(axis=0), "w": h.T @ delta},
+    ]
+    gradient = jax.grad(lambda p: jnp.sum(model.apply(p, jnp.asarray(X)) ** 2) / 2)(params)
+    close(gradient, expected, rtol=1e-12)
+
+
+def test_initial_parameters_are_uniform_as_in_torch():
+    params = mlp([100, 300, 7]).init(jax.random.key(0))
+    for layer, fan_in in zip(params, (100, 300), strict=True):
+        bound = 1 / np.sqrt(fan_in)
+        assert abs(layer["w"]).max() <= bound
+        assert abs(layer["b"]).max() <= bound
+        # A uniform's standard deviation is bound/√3; 30,000 and 2,100 draws.
+        np.testing.assert_allclose(np.std(layer["w"]), bound / np.sqrt(3), rtol=0.05)
+        assert np.unique(layer["w"]).size > 0.99 * layer["w"].size
+    assert not jnp.array_equal(
+        mlp([3, 3]).init(jax.random.key(1))[0]["w"][0], params[0]["w"][0, :3]
+    )
+
+
+def test_images_are_flattened():
+    model = mlp([6, 2])
+    params = model.init(jax.random.key(0))
+    x = jnp.arange(12.0).reshape(2, 2, 3)
+    np.testing.assert_array_equal(model.apply(params, x), model.apply(params, x.reshape(2, 6)))
+
+
+class Linen(linen.Module):
+    @linen.compact
+    def __call__(self, x, train=False):
+        x = linen.relu(linen.Dense(64)(x))
+        return linen.Dense(2)(linen.Dropout(0.5, deterministic=not train)(x))
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(3, 64, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.last = nnx.Linear(64, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.dropout(nnx.relu(self.first(x))))
+
+
+FLAX = {"linen": Linen(), "nnx": Nnx}
+
+
+@pytest.mark.parametrize("kind", FLAX)
+def test_flax_is_a_pair_of_functions(kind):
+    model = from_flax(FLAX[kind], np.ones((1, 3)))
+    x = jnp.asarray(X, jnp.float32)
+    params = model.init(jax.random.key(0))
+    close(params, model.init(jax.random.key(0)), rtol=0)
+    first, last = ("Dense_0", "Dense_1") if kind == "linen" else ("first", "last")
+    assert params[first]["kernel"].shape == (3, 64)
+    other = model.init(jax.random.key(1))
+    assert not jnp.array_equal(params[first]["kernel"], other[first]["kernel"])
+
+    hidden = np.maximum(X @ np.asarray(params[first]["kernel"]), 0)
+    expected = hidden @ np.asarray(params[last]["kernel"])
+    np.testing.assert_allclose(model.apply(params, x), expected, rtol=1e-4, atol=1e-5)
+
+    with_key = [model.apply(params, x, key=jax.random.key(i)) for i in (0, 0, 1)]
+    np.testing.assert_array_equal(with_key[0], with_key[1])
+    assert not jnp.array_equal(with_key[0], with_key[2])
+    assert not jnp.array_equal(with_key[0], model.apply(params, x))
+    draws = jax.vmap(lambda key: model.apply(params, x, key=key))(
+        jax.random.split(jax.random.key(2), 4000)
+    )
+    np.testing.assert_allclose(draws.mean(axis=0), expected, atol=0.1)  # dropout is unbiased
+
+
+@pytest.mark.parametrize("kind", FLAX)
+def test_flax_trains(kind):
+    model = from_flax(FLAX[kind], np.ones((1, 3)))
+    x, y = jnp.asarray(X, jnp.float32), jnp.asarray(X[:, :2], jnp.float32)
+    step = fgd.train_step(
+        fgd.supervised(model.apply, fgd.losses.mse), fgd.adam(0.02), stochastic=True
+    )
+    state = step.init(model.init(jax.random.key(0)))
+    state, _ = fgd.fit(step, state, (x, y), num_steps=300)
+    assert fgd.losses.mse(model.apply(state.params, x), y) < 0.05
+
+
+class LinenNorm(linen.Module):
+    @linen.compact
+    def __call__(self, x, train: bool):
+        return linen.BatchNorm(use_running_average=not train)(linen.Dense(2)(x))
+
+
+class NnxNorm(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(x)
+
+
+def test_running_statistics_are_refused_by_name():
+    with pytest.raises(ValueError, match="variables beyond its parameters, batch_stats"):
+        from_flax(LinenNorm(), np.ones((1, 3)))
+    with pytest.raises(ValueError, match="variables beyond its parameters, BatchStat"):
+        from_flax(NnxNorm, np.ones((1, 3)))
+
+
+@pytest.mark.usefixtures("as_users")
+def test_bad_arguments():
+    for sizes, error in (([3], ValueError), ([3, 0], ValueError), ([3, 2.5], TypeError)):
+        with pytest.raises(error, match=r"mlp: .*sizes"):
+            mlp(sizes)
+    params = linear(3, 2).init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"x has shape \(5, 4\), .* with 3 values a row"):
+        linear(3, 2).apply(params, jnp.ones((5, 4)))
+    with pytest.raises(TypeError, match=r"x has dtype uint8, expected a float; fgd.data.normalize"):
+        linear(3, 2).apply(params, jnp.ones((5, 3), jnp.uint8))
+    with pytest.raises(TypeError, match="got Nnx; wrap an nnx class"):
+        from_flax(Nnx(nnx.Rngs(0)), np.ones((1, 3)))
+    with pytest.raises(TypeError, match="expected a linen module or a function"):
+        from_flax(3, np.ones((1, 3)))
+    with pytest.raises(TypeError, match=r"to make an nnx\.Module"):
+        from_flax(lambda rngs: 3, np.ones((1, 3)))
