@@ -1,6 +1,5 @@
 """R5e: learn to read handwritten digits, with a 784–200–10 network and gradient descent."""
 
-import argparse
 import time
 from functools import partial
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
+from _script import parser, positive, run, save
 
 import fgd
 
@@ -20,9 +20,7 @@ OPTIMIZERS = {  # with a learning rate, and whether that rises and falls during 
 }
 
 
-def main(args: argparse.Namespace) -> None:
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "loss.png").touch()  # better to fail now than after training
+def main(args):
     mnist = fgd.data.mnist(args.source, args.data_dir)
 
     # A model is two functions. Its loss is one function of parameters and a batch.
@@ -63,35 +61,19 @@ def main(args: argparse.Namespace) -> None:
 
     images, labels = (rows[:60] for rows in mnist.test)
     predictions = jnp.argmax(model.apply(state.params, fgd.data.normalize(images)), axis=-1)
-    for name, ax in {
-        "loss.png": fgd.plots.loss_curve(history["loss"][9::10], every=10),  # every tenth
-        "digits.png": fgd.plots.digits(images, predictions, labels),
-    }.items():
-        ax.get_figure().savefig(args.output / name, dpi=150)
-        print(f"wrote               {args.output / name}")
-
-
-def positive(kind):
-    def parse(text):
-        if not 0 < (value := kind(text)) < float("inf"):
-            raise ValueError
-        return value
-
-    parse.__name__ = f"positive {kind.__name__}"
-    return parse
+    curve = fgd.plots.loss_curve(history["loss"][9::10], every=10)  # every tenth
+    save(curve.figure, args.output / "loss.png")
+    grid = fgd.plots.digits(images, predictions, labels)
+    save(grid.figure, args.output / "digits.png")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=positive(int), help="default: 1, or 15 of the sample")
-    parser.add_argument("--batch-size", type=positive(int), default=100)
-    parser.add_argument("--learning-rate", type=positive(float), help="default: the optimizer's")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--source", default="auto", help="auto, tfds, files, download or sample")
-    parser.add_argument("--data-dir", type=Path, help="where MNIST is (default: $FGD_DATA_DIR)")
-    parser.add_argument("--output", type=Path, default=Path("out/mnist"))
-    try:
-        main(parser.parse_args())
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    flags = parser(__doc__, "out/mnist")
+    flags.add_argument("--epochs", type=positive(int), help="default: 1, or 15 of the sample")
+    flags.add_argument("--batch-size", type=positive(int), default=100)
+    flags.add_argument("--learning-rate", type=positive(float), help="default: the optimizer's")
+    flags.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
+    flags.add_argument("--seed", type=int, default=1)
+    flags.add_argument("--source", default="auto", help="auto, tfds, files, download or sample")
+    flags.add_argument("--data-dir", type=Path, help="where MNIST is (default: $FGD_DATA_DIR)")
+    run(main, flags)

@@ -83,10 +83,16 @@ def mlp(
         del key
         x = _flat(x, sizes[0])
         for layer in params[:-1]:
-            x = activation(x @ layer["w"] + layer["b"][None])
-        return x @ params[-1]["w"] + params[-1]["b"][None]
+            x = activation(_affine(layer, x))
+        return _affine(params[-1], x)
 
     return Model(init, apply)
+
+
+def _affine(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    w, b = layer["w"], layer["b"]
+    # One feature: the same product, as a pass that fuses with what surrounds it (R2c: 3 × faster).
+    return (x * w if w.shape[0] == 1 else x @ w) + b[None]
 
 
 def _flat(x: jax.Array, features: int) -> jax.Array:
