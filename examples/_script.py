@@ -1,4 +1,4 @@
-"""What the examples' command lines share: checked flags, errors in one line, pictures in a folder."""
+"""What the examples' command lines share: checked flags, one-line errors, a folder for pictures."""
 
 import argparse
 from pathlib import Path
