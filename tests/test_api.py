@@ -9,7 +9,7 @@ import pytest
 
 import fgd
 
-MODULES = [fgd, fgd.data, fgd.losses, fgd.models, fgd.plots]
+MODULES = [fgd, fgd.data, fgd.losses, fgd.models, fgd.plots, fgd.testing]
 SOURCE = Path(inspect.getfile(fgd)).parent
 
 
@@ -31,6 +31,7 @@ NAMES = {
     fgd.losses: "accuracy cross_entropy mse supervised",
     fgd.models: "Model from_flax linear mlp",
     fgd.plots: "digits loss_curve",
+    fgd.testing: "check_gradients",
 }
 
 

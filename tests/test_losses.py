@@ -73,6 +73,16 @@ def test_labels_out_of_range(wrong):
             loss(logits, labels)
 
 
+def test_known_labels_inside_a_compiled_function():
+    """Labels closed over are known when the program is made."""
+    logits, labels = jnp.asarray(LOGITS, jnp.float32), jnp.asarray(LABELS)
+    compiled = jax.jit(lambda z: cross_entropy(z, labels))
+    np.testing.assert_allclose(compiled(logits), cross_entropy(logits, labels), rtol=1e-6)
+    wrong = labels + 7
+    with pytest.raises(ValueError, match="label 7 is out of range"):
+        jax.jit(lambda z: cross_entropy(z, wrong))(logits)
+
+
 def test_small_labels_do_not_wrap():
     """uint8 labels among 300 classes: the comparison must not happen in uint8."""
     labels = jnp.array([255], jnp.uint8)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Integer, Num
 
@@ -168,9 +169,10 @@ def _check_labels(caller: str, logits: jax.Array, labels: jax.Array) -> None:
         )
     if isinstance(labels, Tracer):
         return
-    labels, classes = _wide(labels), logits.shape[-1]
-    wrong = (labels < 0) | (labels >= classes)
+    # NumPy: inside a compiled function, jax would trace even what is known.
+    known, classes = np.asarray(labels).astype(np.int64), logits.shape[-1]
+    wrong = (known < 0) | (known >= classes)
     if wrong.any():
         raise ValueError(
-            f"{caller}: label {labels[wrong][0]} is out of range, expected 0 … {classes - 1}"
+            f"{caller}: label {known[wrong][0]} is out of range, expected 0 … {classes - 1}"
         )
