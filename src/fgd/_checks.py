@@ -30,6 +30,16 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path) or "the only leaf"
 
 
+def require_floats(caller: str, params: PyTree) -> None:
+    """TypeError for a parameter that is not a float, by name."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"{caller}: params{path_name(path)} has dtype {jnp.result_type(leaf)}, "
+                "expected a float; only floats have gradients"
+            )
+
+
 def mismatch(expected: PyTree, given: PyTree) -> str | None:
     """Says where two trees first differ in structure, shape or dtype, or None if nowhere."""
     wanted = dict(jax.tree_util.tree_leaves_with_path(expected))

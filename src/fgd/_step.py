@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fgd._checks import float_metrics, is_key, mismatch, path_name, scalar, strong
+from fgd._checks import float_metrics, is_key, mismatch, require_floats, scalar, strong
 from fgd._streams import LOSS, stream
 from fgd._types import Metrics, PyTree, TrainState
 
@@ -45,12 +45,7 @@ class Step:
         Raises:
           TypeError: a parameter is not a float, or `key` is neither a seed nor a typed key.
         """
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-                raise TypeError(
-                    f"step.init: params{path_name(path)} has dtype {jnp.result_type(leaf)}, "
-                    "expected a float; only floats have gradients"
-                )
+        require_floats("step.init", params)
         params = jax.tree.map(strong, params)
         opt_state = jax.tree.map(strong, self.optimizer.init(params))
         return TrainState(

@@ -52,12 +52,7 @@ def check_gradients(
       ...     return {"w": jnp.mean(2 * (params["w"] * batch - 1) * batch)}
       >>> fgd.testing.check_gradients(loss, {"w": 0.5}, jnp.arange(3.0), analytic=formula)
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(
-                f"check_gradients: params{_checks.path_name(path)} has dtype {jnp.result_type(leaf)}, "
-                "expected a float; only floats have gradients"
-            )
+    _checks.require_floats("check_gradients", params)
     with jax.enable_x64(True):
         params, batch = _float64(params), _float64(batch)
         shape = getattr(jax.eval_shape(loss, params, batch), "shape", None)
