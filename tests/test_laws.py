@@ -71,6 +71,22 @@ def test_composition_at_every_split(optimizer):
     assert same((whole, history), (state, joined(*histories)))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_single_steps_round_as_the_whole_does(seed):
+    """A net of 9 parameters, for half of whose draws XLA would round an unrolled step otherwise."""
+    draw = np.random.default_rng(seed)
+    data = tuple(jnp.asarray(draw.normal(size=(7, n)), float) for n in (2, 1))
+    model = fgd.models.mlp([2, 2, 1], activation=jnp.tanh)
+    step = fgd.train_step(fgd.supervised(model.apply, fgd.losses.mse), fgd.sgd(0.1))
+    start = state = step.init(model.init(jax.random.key(seed)))
+    whole, history = fgd.fit(step, start, data, num_steps=12, batch_size=3, shuffle=False)
+    losses = []
+    for _ in range(12):
+        state, one = fgd.fit(step, state, data, num_steps=1, batch_size=3, shuffle=False)
+        losses.append(one)
+    assert same((whole, history), (state, joined(*losses)))
+
+
 def test_zero_steps_are_the_identity():
     problem = Problem("mlp", "adam", False, 23, 7, True, 0)
     step = problem.step()
@@ -175,6 +191,8 @@ def test_compile_once(compiled):
 
 @slow
 @given(problems(stochastic=False), st.integers(1, 3))
+@example(Problem("mlp", "sgd", False, 23, 7, False, 0), 3)
+@example(Problem("mlp", "sgd", False, 23, 7, True, 0), 3)
 def test_epoch(problem, epochs):
     """Each epoch visits n // b · b rows, none twice; unshuffled batches go round the rows."""
     n, size = problem.rows, problem.batch_size or problem.rows
