@@ -114,6 +114,8 @@ def batches(problem, num_steps):
 
 @slow
 @given(problems(), st.integers(1, 25))
+@example(Problem("mlp", "adam", True, 23, 7, True, 0), 10)
+@example(Problem("mlp", "adam", True, 23, 7, False, 0), 10)
 def test_loop(problem, num_steps):
     """fit is a Python loop over step on the same batches."""
     with jax.enable_x64(True):
