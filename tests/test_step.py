@@ -137,6 +137,9 @@ BAD_LOSSES = {
     "named loss": (
         lambda p, b: (jnp.sum(p["w"]), {"loss": 1.0}), {"has_aux": True}, ValueError, '"loss"',
     ),
+    "named evaluate": (
+        lambda p, b: (jnp.sum(p["w"]), {"evaluate": 1.0}), {"has_aux": True}, ValueError, '"eval',
+    ),
     "vector aux": (
         lambda p, b: (jnp.sum(p["w"]), {"m": p["w"]}), {"has_aux": True}, ValueError, "metric 'm'",
     ),

@@ -109,8 +109,9 @@ def scalar(what: str, value: Any) -> jax.Array:
 def float_metrics(metrics: Any) -> Metrics:
     if not isinstance(metrics, dict):
         raise TypeError(f"train_step: metrics must be a dict of scalars, got {metrics!r}")
-    if "loss" in metrics:
-        raise ValueError('train_step: a metric may not be named "loss"; the loss itself has it')
+    for name in ("loss", "evaluate"):
+        if name in metrics:
+            raise ValueError(f'train_step: a metric may not be named "{name}"; history has its own')
     scalars = {name: scalar(f"metric {name!r}", value) for name, value in metrics.items()}
     floats = jnp.finfo(jnp.result_type(float)).dtype
     return {

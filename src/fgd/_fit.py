@@ -92,11 +92,12 @@ def _scan(body: Body, state: Any, length: int) -> tuple[Any, Any]:
     if window == 1:
         return _loop(body, state, length)
 
-    @jax.checkpoint
     def windowed(state: Any, _: None) -> tuple[Any, Any]:
         return _loop(body, state, window)
 
-    state, outputs = _loop(windowed, state, length // window)
+    # Inside a loop, XLA has nothing to merge a recomputation with, so it need not be kept from it.
+    remat = jax.checkpoint(windowed, prevent_cse=False)
+    state, outputs = _loop(remat, state, length // window)
     outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
     if rest := length % window:
         state, last = _loop(body, state, rest)

@@ -77,8 +77,7 @@ def train(
             + ("a chunk" if chunk else "an epoch, after which evaluate is called; give chunk")
         )
     program = step.program(_chunk, static_argnames="plan", donate_argnums=0)
-    # The caller keeps its state, so the program, which donates, works on a copy.
-    state = jax.tree.map(lambda x: x.copy(), state)
+    state = _copy(state)  # the caller keeps its own; the program takes what it is given
     done, pace, parts, evaluations = 0, _Pace(record_every), [], []
     with _Bar(total, progress) as bar:
         while done < total or not parts:
@@ -92,10 +91,6 @@ def train(
             parts.append(history)
             done += records * record_every
             bar(records * record_every, history["loss"])
-            if evaluate and "evaluate" in history:
-                raise ValueError(
-                    'train: a metric is named "evaluate", which holds evaluations here'
-                )
             if evaluate and done == until:
                 evaluations.append(
                     {"step": np.int32(state.step), **_values(evaluate(state.params))}
@@ -122,6 +117,11 @@ def _chunk(
         return state, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
 
     return jax.lax.fori_loop(0, records, body, (state, history))
+
+
+@jax.jit
+def _copy(state: TrainState) -> TrainState:
+    return jax.tree.map(jnp.copy, state)
 
 
 def _values(evaluated: Any) -> dict[str, Any]:
