@@ -1,4 +1,4 @@
-"""Sphinx: `python -m sphinx -W -n docs build/docs` executes every chapter; a warning is an error."""
+"""Sphinx: `python -m sphinx -W docs build/docs` executes every chapter; warnings are errors."""
 
 import importlib.metadata
 

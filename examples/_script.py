@@ -31,7 +31,7 @@ def run(main, flags: argparse.ArgumentParser) -> None:
         (args.output / ".writable").touch()  # better to fail now than after training
         (args.output / ".writable").unlink()
         main(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OverflowError, OSError) as error:
         flags.error(str(error))
 
 

@@ -30,7 +30,7 @@ NAMES = {
     fgd.data: "MNIST linear mnist normalize shuffle split",
     fgd.losses: "accuracy cross_entropy mse supervised",
     fgd.models: "Model from_flax linear mlp",
-    fgd.plots: "digits loss_curve",
+    fgd.plots: "contours digits fitted_line loss_curve paths",
     fgd.testing: "check_gradients",
 }
 
@@ -86,7 +86,7 @@ import importlib, sys, types
 package = types.ModuleType("fgd"); package.__path__ = [{str(SOURCE)!r}]
 sys.modules["fgd"] = package  # so that fgd/__init__.py itself does not run
 importlib.import_module("fgd.{layer}")
-spine = ["_types", "_checks", "_step", "_plan", "_fit", "_evaluate", "_train"]
+spine = ["_types", "_step", "_plan", "_fit", "_evaluate", "_train"]
 print([name for name in spine if "fgd." + name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

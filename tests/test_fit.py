@@ -11,6 +11,8 @@ import pytest
 from problems import Problem, close, same
 
 import fgd
+from fgd._fit import _run
+from fgd._plan import Plan
 
 PROBLEM = Problem("mlp", "adam", True, 23, 7, True, 0)
 
@@ -41,11 +43,10 @@ def test_data_is_an_argument_not_a_constant():
     def size(rows):
         data = np.random.default_rng(0).integers(0, 255, (rows, 4), np.uint8)
         step = fgd.train_step(lambda p, b: jnp.mean(b.astype(jnp.float32) * p), fgd.sgd(0.1))
-
-        def run(data):
-            return fgd.fit(step, step.init(1.0), data, batch_size=10, num_steps=5)
-
-        return len(jax.jit(run).lower(data).as_text())
+        fgd.fit(step, step.init(1.0), data, batch_size=10, num_steps=5)
+        plan = Plan(rows, 10, shuffle=True, record_every=1)
+        lowered = step.program(_run).lower(step.init(1.0), data, plan=plan, records=5)
+        return len(lowered.as_text())
 
     assert abs(size(1_000_000) - size(1_000)) < 200
 
@@ -110,6 +111,42 @@ def test_train_keeps_the_callers_state_and_evaluates():
     assert int(state.step) == 10
 
 
+def test_train_keeps_no_buffers():
+    """The history of many short chunks is the numbers alone, and evaluate may keep its argument."""
+    step = fgd.train_step(lambda p, b: jnp.mean((p - b) ** 2), fgd.sgd(0.1))
+    kept = []
+
+    def evaluate(params):
+        kept.append(params)
+        return {"p": params}
+
+    before = sum(x.nbytes for x in jax.live_arrays())
+    _, history = fgd.train(
+        step, step.init(1.0), jnp.arange(6.0), num_steps=40, chunk=1, evaluate=evaluate
+    )
+    assert sum(x.nbytes for x in jax.live_arrays()) - before < 100_000
+    np.testing.assert_array_equal(np.stack(kept), history["evaluate"]["p"])
+
+
+def test_evaluations_compose():
+    """After a split in mid-epoch, evaluations are where they would have been."""
+    step, data = PROBLEM.step(), PROBLEM.data
+
+    def train(state, num_steps):
+        def norm(params):
+            return {"norm": jnp.sum(params[0]["w"] ** 2)}
+
+        return fgd.train(step, state, data, num_steps=num_steps, evaluate=norm, **PROBLEM.run)
+
+    _, whole = train(PROBLEM.start(step), 10)
+    middle, begun = train(PROBLEM.start(step), 4)
+    _, ended = train(middle, 6)
+    assert whole["evaluate"]["step"].tolist() == [3, 6, 9, 10]
+    assert begun["evaluate"]["step"].tolist() == [3, 4]
+    assert ended["evaluate"]["step"].tolist() == [6, 9, 10]
+    np.testing.assert_array_equal(whole["evaluate"]["norm"][1:], ended["evaluate"]["norm"])
+
+
 def test_train_shows_progress_only_when_asked(capsys):
     step, start = PROBLEM.step(), PROBLEM.start(PROBLEM.step())
     fgd.train(step, start, PROBLEM.data, num_steps=5)
@@ -132,6 +169,11 @@ def test_evaluate_counts_every_row_once(rows, batch_size):
     found = fgd.evaluate(metrics, 2.0, jnp.asarray(values, float), batch_size=batch_size)
     np.testing.assert_allclose(found["sum"], 2 * values.sum() / rows, rtol=1e-5)
     np.testing.assert_allclose(found["positive"], (values[:, 0] > 0).mean(), rtol=1e-6)
+
+
+def test_evaluate_adds_halves_in_float32():
+    values = jnp.full(70_000, 2.0, jnp.float16)
+    assert fgd.evaluate(lambda p, b: {"m": b}, 0.0, values, batch_size=70_000)["m"] == 2.0
 
 
 def test_evaluate_compiles_once_and_maps(compiled):

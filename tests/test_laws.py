@@ -204,14 +204,12 @@ def test_epoch(problem, epochs):
 
     step = fgd.train_step(loss_fn, fgd.sgd(0.1), stateful=True)
     state = step.init(0.0, key=problem.seed, model_state=jnp.zeros(n, int))
-    orders = []
     for epoch in range(epochs):
         before = state.model_state
         state, _ = fgd.fit(step, state, jnp.arange(n), num_epochs=1, **problem.run)
         visits = np.asarray(state.model_state - before)
         assert visits.max() == 1
         assert visits.sum() == n // size * size
-        orders.append(visits)
         if not problem.shuffle:
             expected = np.bincount(np.arange((epoch + 1) * (n // size) * size) % n, minlength=n)
             np.testing.assert_array_equal(state.model_state, expected)

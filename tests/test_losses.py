@@ -49,6 +49,20 @@ def test_cross_entropy_of_huge_logits_is_exact():
     assert jnp.isfinite(jax.grad(cross_entropy)(logits, jnp.array([1, 1]))).all()
 
 
+def test_masked_classes():
+    """A logit of −∞ is a class of probability 0, not NaN."""
+    logits = jnp.array([[0.0, -jnp.inf, 1.0]])
+    expected = np.log(1 + np.exp(-1))
+    np.testing.assert_allclose(cross_entropy(logits, jnp.array([2])), expected, rtol=1e-6)
+    gradient = jax.grad(cross_entropy)(logits, jnp.array([2]))
+    p = 1 / (1 + np.e)
+    np.testing.assert_allclose(gradient, [[p, 0, -p]], rtol=1e-6)
+
+
+def test_bytes_do_not_wrap():
+    assert mse(jnp.array([0], jnp.uint8), jnp.array([20], jnp.uint8)) == 400
+
+
 def test_accuracy():
     logits = jnp.asarray(LOGITS, jnp.float32)
     right = LOGITS.argmax(axis=1) == LABELS
@@ -102,6 +116,15 @@ def test_supervised():
     loss, metrics = doubled(params, (x, y))
     np.testing.assert_allclose(loss, mse(model.apply(params, 2 * x), y))
     np.testing.assert_allclose(metrics["max"], model.apply(params, 2 * x).max())
+
+
+@pytest.mark.usefixtures("as_users")
+def test_supervised_wants_pairs():
+    loss_fn = fgd.supervised(lambda params, x: x * params, mse)  # a function without `key`, too
+    assert loss_fn(1.0, (jnp.ones(2), jnp.ones(2))) == 0
+    for batch in (jnp.ones((2, 3)), {"x": 1, "y": 2}, (1, 2, 3)):
+        with pytest.raises(TypeError, match=r"expected a batch \(inputs, targets\), got"):
+            loss_fn(1.0, batch)
 
 
 def test_supervised_passes_the_key():

@@ -132,7 +132,7 @@ def served(directory):
 def test_download_is_kept_and_works_without_network(tmp_path):
     with served(FULL) as url:
         train, test, source = _mnist._download(tmp_path, url)
-    assert train[0].shape, test[0].shape == ((60_000, 28, 28), (10_000, 28, 28))
+    assert (train[0].shape, test[0].shape) == ((60_000, 28, 28), (10_000, 28, 28))
     assert url in source
     again, _, _ = _mnist._download(tmp_path, url)  # the server is gone
     np.testing.assert_array_equal(train[1], again[1])

@@ -150,6 +150,19 @@ def test_moments_can_be_differentiated(x64):
     np.testing.assert_allclose(jax.grad(final)(0.5), slope, rtol=1e-6)
 
 
+def test_a_known_array_as_rate_inside_a_compiled_function():
+    rate = jnp.float32(0.5)
+    updates = jax.jit(lambda g: fgd.sgd(rate).update(g, fgd.sgd(rate).init(g))[0])(jnp.ones(2))
+    np.testing.assert_array_equal(updates, [-0.5, -0.5])
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize("rate", [None, "0.1", "fast"])
+def test_rates_are_numbers(rate):
+    with pytest.raises(TypeError, match="sgd: learning_rate must be a number"):
+        fgd.sgd(rate)
+
+
 @pytest.mark.usefixtures("as_users")
 @pytest.mark.parametrize(
     ("make", "message"),
@@ -162,6 +175,7 @@ def test_moments_can_be_differentiated(x64):
         (lambda: fgd.adam(0.1, eps=0.0), "adam: eps must be finite and positive"),
         (lambda: fgd.momentum(0.1, 1.5), "momentum: decay must be"),
         (lambda: fgd.rmsprop(0.1, eps=-1.0), "rmsprop: eps must be"),
+        (lambda: fgd.adagrad(0.1, initial_accumulator_value=-1.0), "initial_accumulator_value"),
         (lambda: fgd.momentum(0.1, nesterov=True, averaging=True), "choose one"),
     ],
 )

@@ -53,3 +53,75 @@ def test_digits_marks_the_wrong_ones():
     assert red.sum() > 100
     right = fgd.plots.digits(images, labels, labels)
     assert not (pixels(right) == [0xC5, 0x1B, 0x1B]).all(axis=2).any()
+
+
+def test_contours_lie_where_the_function_has_their_height():
+    ax = fgd.plots.contours(lambda p: p[0] ** 2 + 9 * p[1] ** 2, (-3.0, 3.0), (-1.0, 2.0), levels=7)
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-3, 3), (-1, 2))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "y")
+    (lines,) = ax.collections
+    assert len(lines.levels) == 7
+    assert lines.levels.min() > 0  # not at the minimum, where there is nothing to draw
+    for level, line in zip(lines.levels, lines.get_paths(), strict=True):
+        x, y = line.vertices[line.codes != line.CLOSEPOLY].T
+        np.testing.assert_allclose(x**2 + 9 * y**2, level, atol=5e-3)
+    # An eighth of the picture is lower than the first line, an ellipse of area π·r²/3.
+    np.testing.assert_allclose(np.pi * lines.levels[0] / 3, 18 / 8, rtol=0.02)
+    assert fgd.plots.contours(lambda p: p[0], (0.0, 1.0), (0.0, 1.0), ax=ax) is ax
+
+
+def test_paths_from_a_ring_to_a_dot():
+    ax = fgd.plots.contours(lambda p: p[0] * p[1], (-1.0, 1.0), (-1.0, 1.0))
+    two = {
+        "sgd": jnp.array([[0.9, 0.0], [0.5, 0.1], [5.0, 0.2]]),
+        "adam": jnp.array([[jnp.nan, 0.0], [0.1, 0.2], [0.3, 0.4], [jnp.nan, jnp.nan]]),
+    }
+    assert fgd.plots.paths(two, ax=ax) is ax
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 1), (-1, 1))  # those of the contours
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["sgd", "adam"]
+    for name, at, ring, dot in (("sgd", 0, 0, 2), ("adam", 3, 1, 2)):
+        line, start, end = ax.lines[at : at + 3]
+        np.testing.assert_array_equal(np.transpose(line.get_data()), two[name])
+        np.testing.assert_array_equal(np.ravel(start.get_data()), two[name][ring])
+        np.testing.assert_array_equal(np.ravel(end.get_data()), two[name][dot])
+        assert [start.get_fillstyle(), end.get_fillstyle()] == ["none", "full"]
+        assert line.get_color() == start.get_color() == end.get_color()
+    blue = (pixels(ax) == [0x1F, 0x77, 0xB4]).all(axis=2)
+    assert blue.sum() > 100
+
+
+def test_paths_in_space_and_nowhere():
+    ax = plt.figure().add_subplot(projection="3d")
+    fgd.plots.paths(
+        {"run": jnp.arange(12.0).reshape(4, 3), "lost": jnp.full((4, 3), jnp.nan)}, ax=ax
+    )
+    np.testing.assert_array_equal(ax.lines[0].get_data_3d()[2], [2, 5, 8, 11])
+    assert [len(line.get_data_3d()[0]) for line in ax.lines] == [4, 1, 1, 4, 0, 0]
+    assert pixels(ax).std() > 1
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_fitted_line(column):
+    """Points [rows] or [rows, 1]; the model is asked at 100 places of the same form."""
+    x, y = jnp.array([3.0, -1.0, 2.0]), jnp.array([9.0, 2.0, 4.0])
+    if column:
+        x, y = x[:, None], y[:, None]
+
+    def predict(at):
+        assert at.shape == (100, *x.shape[1:])
+        return at**2
+
+    ax = fgd.plots.fitted_line(x, y, predict)
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_legend()) == ("x", "y", None)
+    (line,), (points,) = ax.lines, ax.collections
+    at = line.get_xdata()
+    assert (at[0], at[-1], len(at)) == (-1, 3, 100)
+    np.testing.assert_allclose(line.get_ydata(), at**2)
+    np.testing.assert_array_equal(points.get_offsets(), [[3, 9], [-1, 2], [2, 4]])
+    assert points.zorder < line.zorder
+    again = fgd.plots.fitted_line(x, None, lambda at: 2 * at, label="other", ax=ax)
+    assert again is ax
+    assert (len(ax.lines), len(ax.collections)) == (2, 1)  # the points are not drawn again
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["other"]
+    gray = (pixels(ax) == 0x99).all(axis=2)
+    assert gray.sum() > 20  # what the lines leave of three points

@@ -53,6 +53,15 @@ def test_uniform(n):
         assert counts.size == 2 or p_value(counts, epochs / counts.size) > 1e-3 / tests, (i, j)
 
 
+def test_the_order_does_not_depend_on_the_precision():
+    for n in (20, 1000):
+        rows = fgd.data.shuffle(jax.random.key(0), 3, jnp.arange(10), n)
+        with jax.enable_x64(True):
+            np.testing.assert_array_equal(
+                rows, fgd.data.shuffle(jax.random.key(0), 3, jnp.arange(10), n)
+            )
+
+
 def test_epochs_are_independent():
     """Pairs (row at position 0 in epoch e, and in epoch e + 1) are uniform too."""
     n, epochs = 12, 40_000

@@ -88,9 +88,9 @@ def test_flat_loss_and_lone_parameter():
 def test_bad_arguments():
     with pytest.raises(TypeError, match=r"params\['n'\] has dtype int\d+, expected a float"):
         check_gradients(loss, PARAMS | {"n": np.arange(2)}, (X, Y))
-    with pytest.raises(ValueError, match=r"the loss has shape \(2,\), expected a scalar"):
+    with pytest.raises(ValueError, match=r"the loss is .*shape=\(2,\).*, expected a float scalar"):
         check_gradients(lambda p, b: p["b"], PARAMS, None)
-    with pytest.raises(ValueError, match="the loss has shape None"):
+    with pytest.raises(ValueError, match=r"the loss is \(.*expected a float scalar"):
         check_gradients(lambda p, b: (loss(p, b), 1), PARAMS, (X, Y))
     with pytest.raises(ValueError, match=r"formula's gradient\['w'\] is missing"):
         check_gradients(loss, PARAMS, (X, Y), analytic=lambda p, b: {"b": p["b"]})

@@ -1,18 +1,25 @@
 """The checks that the spine shares: each says what was given, what was expected, what to do."""
 
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from fgd._types import Metrics, PyTree
+PyTree = Any
 
 
 def strong(leaf: Any) -> jax.Array:
     """`leaf` as an array without a weak type, which would compile a second program for a state."""
     array = jnp.asarray(leaf)
     return array if is_key(array) else jnp.asarray(array, array.dtype)
+
+
+def single(x: jax.Array) -> jax.Array:
+    """`x` in float32 at least: what is to be added up must be able to count past 256."""
+    is_wide = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize >= 4
+    return x if is_wide else x.astype(float)
 
 
 def is_key(x: Any) -> bool:
@@ -27,15 +34,21 @@ def is_concrete(x: Any) -> bool:
 
 def path_name(path: tuple[Any, ...]) -> str:
     """A leaf's place as one would write it: `['w']`, `[0].mu`."""
-    return jax.tree_util.keystr(path) or "the only leaf"
+    return jax.tree_util.keystr(path)
 
 
 def require_floats(caller: str, params: PyTree) -> None:
     """TypeError for a parameter that is not a float, by name."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        try:
+            dtype = jnp.result_type(leaf)
+        except TypeError as error:
             raise TypeError(
-                f"{caller}: params{path_name(path)} has dtype {jnp.result_type(leaf)}, "
+                f"{caller}: params{path_name(path)} is {leaf!r}, expected an array of floats"
+            ) from error
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"{caller}: params{path_name(path)} has dtype {dtype}, "
                 "expected a float; only floats have gradients"
             )
 
@@ -44,8 +57,9 @@ def mismatch(expected: PyTree, given: PyTree) -> str | None:
     """Says where two trees first differ in structure, shape or dtype, or None if nowhere."""
     wanted = dict(jax.tree_util.tree_leaves_with_path(expected))
     found = dict(jax.tree_util.tree_leaves_with_path(given))
-    for path in found.keys() - wanted.keys() | wanted.keys() - found.keys():
-        return f"{path_name(path)} is {'missing' if path in wanted else 'unexpected'}"
+    for path in [*wanted, *found]:
+        if path not in found or path not in wanted:
+            return f"{path_name(path)} is {'missing' if path in wanted else 'unexpected'}"
     if jax.tree.structure(expected) != jax.tree.structure(given):
         return f"structure is {jax.tree.structure(given)}, not {jax.tree.structure(expected)}"
     for path, leaf in wanted.items():
@@ -57,11 +71,15 @@ def mismatch(expected: PyTree, given: PyTree) -> str | None:
 
 def count(caller: str, name: str, value: Any, *, least: int) -> int:
     """`value` as an int of at least `least`; TypeError or ValueError names `caller` and `name`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
         raise TypeError(f"{caller}: {name} must be an int, got {value!r}")
-    if value.__index__() < least:
+    if number < least:
         raise ValueError(f"{caller}: {name} must be at least {least}, got {value}")
-    return value.__index__()
+    return number
 
 
 def count_rows(caller: str, data: PyTree) -> int:
@@ -90,6 +108,8 @@ def count_rows(caller: str, data: PyTree) -> int:
 
 def scalar(what: str, value: Any) -> jax.Array:
     """`value` as a float scalar; tells what a loss or metric of another kind should have been."""
+    if value is None:
+        raise TypeError(f"train_step: {what} is None; does loss_fn return it?")
     if isinstance(value, (tuple, list, dict)):
         raise TypeError(
             f"train_step: {what} is a {type(value).__name__}, expected a float scalar; "
@@ -106,7 +126,7 @@ def scalar(what: str, value: Any) -> jax.Array:
     return jnp.asarray(value)
 
 
-def float_metrics(metrics: Any) -> Metrics:
+def float_metrics(metrics: Any) -> dict[str, jax.Array]:
     if not isinstance(metrics, dict):
         raise TypeError(f"train_step: metrics must be a dict of scalars, got {metrics!r}")
     for name in ("loss", "evaluate"):

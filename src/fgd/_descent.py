@@ -85,13 +85,16 @@ def check(optimizer: str, **hyperparameters: Any) -> None:
     for name, value in hyperparameters.items():
         if isinstance(value, Tracer):
             continue
-        if jnp.ndim(value) != 0:
-            raise ValueError(f"{optimizer}: {name} must be a scalar, got shape {jnp.shape(value)}")
-        if name == "learning_rate":
-            valid, range_ = 0 <= value < float("inf"), "finite and not negative"
+        known = np.asarray(value)  # NumPy: in a compiled function jax would trace what is known
+        if not np.issubdtype(known.dtype, np.number) and known.dtype != jnp.bfloat16:
+            raise TypeError(f"{optimizer}: {name} must be a number, got {value!r}")
+        if known.ndim != 0:
+            raise ValueError(f"{optimizer}: {name} must be a scalar, got shape {known.shape}")
+        if name in ("learning_rate", "initial_accumulator_value"):
+            valid, range_ = 0 <= known < np.inf, "finite and not negative"
         elif name == "eps":
-            valid, range_ = 0 < value < float("inf"), "finite and positive"
+            valid, range_ = 0 < known < np.inf, "finite and positive"
         else:
-            valid, range_ = 0 <= value < 1, "in [0, 1)"
+            valid, range_ = 0 <= known < 1, "in [0, 1)"
         if not valid:
             raise ValueError(f"{optimizer}: {name} must be {range_}, got {value}")

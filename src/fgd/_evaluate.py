@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgd._checks import count, count_rows
+from fgd._checks import count, count_rows, single
 from fgd._types import Metrics, PyTree
 
 MetricFn = Callable[[PyTree, PyTree], Metrics]
@@ -29,7 +29,7 @@ def evaluate(
       batch_size: rows held in memory at a time; it need not divide the rows.
 
     Returns:
-      {name: float scalar}.
+      {name: float scalar}, summed in float32 at least.
 
     Raises:
       ValueError: data without rows, or of unequal rows; a metric that is not one value a row.
@@ -45,23 +45,29 @@ def evaluate(
     batch_size = min(rows, count("evaluate", "batch_size", batch_size, least=1))
     if not callable(metric_fn):
         raise TypeError(f"evaluate: metric_fn must be a function, got {metric_fn!r}")
-    if metric_fn not in _programs:
+    try:
+        program = _programs.get(metric_fn)
         function = weakref.ref(metric_fn)
+    except TypeError:  # unhashable, or without room for weak references: compiled every time
+        program, function = None, lambda: metric_fn
+    if program is None:
 
         def means(params: PyTree, data: PyTree, rows: int, batch_size: int) -> Metrics:
             return _means(function(), params, data, rows, batch_size)
 
-        _programs[metric_fn] = jax.jit(means, static_argnums=(2, 3))
-    return _programs[metric_fn](params, data, rows, batch_size)
+        program = jax.jit(means, static_argnums=(2, 3))
+        if isinstance(function, weakref.ref):
+            _programs[metric_fn] = program
+    return program(params, data, rows, batch_size)
 
 
 def _means(metric_fn: Any, params: PyTree, data: PyTree, rows: int, batch_size: int) -> Metrics:
     def sums(start: int | jax.Array, size: int) -> Metrics:
         batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), data)
-        return {
-            name: jnp.sum(_per_row(name, value, size))
-            for name, value in metric_fn(params, batch).items()
-        }
+        metrics = metric_fn(params, batch)
+        if not isinstance(metrics, dict):
+            raise TypeError(f"evaluate: metric_fn must return a dict, got {type(metrics).__name__}")
+        return {name: jnp.sum(_per_row(name, value, size)) for name, value in metrics.items()}
 
     batches, rest = divmod(rows, batch_size)
     _, full = jax.lax.scan(
@@ -79,5 +85,4 @@ def _per_row(name: str, value: Any, rows: int) -> jax.Array:
             f"evaluate: metric {name!r} has shape {jnp.shape(value)}, expected ({rows},): one "
             'value a row; losses give that with reduction="none"'
         )
-    value = jnp.asarray(value)
-    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float)
+    return single(jnp.asarray(value))

@@ -35,7 +35,8 @@ def fit(
     Args:
       step: made by `fgd.train_step`.
       state: where to start, from `step.init` or an earlier run. It stays as it is.
-      data: pytree of arrays that share their leading axis, the rows.
+      data: pytree of arrays that share their leading axis, the rows. NumPy arrays are copied to
+        the device by every call; `jnp.asarray` does it once.
       batch_size: rows a step sees; None, all of them (batch gradient descent).
       num_steps: steps to take, or
       num_epochs: epochs to take, of `rows // batch_size` steps each. Exactly one of the two.

@@ -14,8 +14,9 @@ def from_flax(module: Any, sample: Any) -> Model:
     """A Flax model as a pair of functions.
 
     In training mode (a key is given) dropout is on and draws from the key; in evaluation mode it is
-    off. A linen module hears of the mode through a `deterministic`, `train` or `training` argument
-    of its `__call__`, an nnx module through `train()` and `eval()`.
+    off. A linen module hears of the mode through an argument of its `__call__` named
+    `deterministic`, `train`, `training` or `is_training`, an nnx module through `train()` and
+    `eval()`.
 
     Args:
       module: a `flax.linen.Module`, or a function `rngs -> flax.nnx.Module`: a function, so that
@@ -40,10 +41,12 @@ def from_flax(module: Any, sample: Any) -> Model:
 
     if isinstance(module, linen.Module):
         return _from_linen(module, sample)
-    if isinstance(module, nnx.Module) or not callable(module):
+    linen_class = isinstance(module, type) and issubclass(module, linen.Module)
+    if isinstance(module, nnx.Module) or linen_class or not callable(module):
         raise TypeError(
             f"from_flax: expected a linen module or a function rngs -> nnx.Module, got "
-            f"{type(module).__name__}; wrap an nnx class, e.g. lambda rngs: Net(rngs=rngs)"
+            f"{module if linen_class else type(module).__name__}; make an instance of a linen "
+            "class, wrap an nnx class: lambda rngs: Net(rngs=rngs)"
         )
     return _from_nnx(module, sample)
 
@@ -52,11 +55,12 @@ def _from_linen(module: Any, sample: Any) -> Model:
     known = inspect.signature(type(module).__call__).parameters
 
     def mode(training: bool) -> dict[str, bool]:
-        modes = {"deterministic": not training, "train": training, "training": training}
+        modes: dict[str, bool] = {"deterministic": not training}
+        modes |= dict.fromkeys(("train", "training", "is_training"), training)
         return {name: value for name, value in modes.items() if name in known}
 
     def init(key: jax.Array) -> PyTree:
-        return module.init(key, sample, **mode(training=False))["params"]
+        return module.init(key, sample, **mode(training=False)).get("params", {})
 
     def apply(params: PyTree, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         rngs = None if key is None else {"dropout": key}
@@ -72,16 +76,21 @@ def _from_linen(module: Any, sample: Any) -> Model:
 def _from_nnx(factory: Callable[[Any], Any], sample: Any) -> Model:
     from flax import nnx
 
-    abstract = nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
-    if not isinstance(abstract, nnx.Module):
-        raise TypeError(f"from_flax: expected the function to make an nnx.Module, got {abstract!r}")
-    graph, shapes, randomness, rest = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
+    example = factory(nnx.Rngs(0))
+    if not isinstance(example, nnx.Module):
+        raise TypeError(f"from_flax: expected the function to make an nnx.Module, got {example!r}")
+    graph, shapes, randomness, rest = nnx.split(example, nnx.Param, nnx.RngState, ...)
+    structure = jax.tree.structure(nnx.to_pure_dict(shapes))
     _refuse({type(v).__name__ for _, v in nnx.to_flat_state(rest)}, set())
 
     def init(key: jax.Array) -> PyTree:
         return nnx.to_pure_dict(nnx.state(factory(nnx.Rngs(key)), nnx.Param))
 
     def apply(params: PyTree, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        if jax.tree.structure(params) != structure:
+            raise ValueError(
+                f"apply: params have structure {jax.tree.structure(params)}, expected {structure}"
+            )
         leaves, tree = jax.tree.flatten(randomness)
         base = jax.random.key(0) if key is None else key
         streams = [

@@ -46,7 +46,7 @@ def plan_run(
     batch_size: Any,
     num_steps: Any,
     num_epochs: Any,
-    shuffle: bool,
+    shuffle: Any,
     record_every: Any,
 ) -> tuple[Plan, int]:
     """Checks the arguments of `fit` and `train`; returns the plan and the number of steps."""
@@ -62,8 +62,10 @@ def plan_run(
                 f"{caller}: batch_size={batch_size} is larger than the data's {rows} rows; "
                 "use batch_size=None for full-batch descent"
             )
+    if not isinstance(shuffle, bool):
+        raise TypeError(f"{caller}: shuffle must be True or False, got {shuffle!r}")
     record_every = count(caller, "record_every", record_every, least=1)
-    plan = Plan(rows, batch_size, bool(shuffle), record_every)
+    plan = Plan(rows, batch_size, shuffle, record_every)
     if (num_steps is None) == (num_epochs is None):
         raise ValueError(
             f"{caller}: give exactly one of num_steps and num_epochs, "
@@ -77,12 +79,21 @@ def plan_run(
         raise ValueError(
             f"{caller}: record_every={record_every} does not divide the run's {total} steps"
         )
-    done = int(state.step) if is_concrete(state.step) and jnp.ndim(state.step) == 0 else 0
+    done = _completed(state.step)
     if done + total >= 2**31:
         raise ValueError(
             f"{caller}: {total} steps after step {done} would pass 2³¹ − 1, where the counter ends"
         )
     return plan, total
+
+
+def _completed(step: Any) -> int:
+    """The steps behind a run, 0 while they can't be known: traced, mapped, or not computed yet.
+
+    (Waiting for them would make a run start only when the one before it has ended.)
+    """
+    known = is_concrete(step) and step.ndim == 0 and step.is_ready()
+    return int(step) if known else 0
 
 
 def _times_modulo(a: jax.Array, b: int, n: int) -> jax.Array:

@@ -56,7 +56,10 @@ class Step:
         return self.program(_apply)(state, batch)
 
     def program(self, function: Callable[..., Any], **jit_options: Any) -> Any:
-        """`function(update, …)` compiled for this step: once, kept here, freed with the step."""
+        """`function(update, …)` compiled for this step: once, kept here, freed with the step.
+
+        A function comes with the same options every time.
+        """
         if function not in self._programs:
             self._programs[function] = jax.jit(partial(function, self.update), **jit_options)
         return self._programs[function]
@@ -76,8 +79,9 @@ def train_step(
 
     Args:
       loss_fn: `loss_fn(params, batch) -> loss`, a float scalar. Pure.
-      optimizer: any optax transformation, fgd's own included. Those that ask for them receive
-        `value`, `grad` and `value_fn` (line searches, L-BFGS, reduce-on-plateau).
+      optimizer: an optax transformation of gradients, fgd's own included. Those that ask for them
+        receive `value`, `grad` and `value_fn` (line searches, L-BFGS, reduce-on-plateau). Those
+        that want the parameters wrapped (lookahead) or gradients elsewhere (SAM) are not for it.
       has_aux: the loss returns `(loss, metrics)`, a dict of scalars that joins the history.
       stochastic: the loss takes a key as its last argument, a fresh one every step.
       stateful: `loss_fn(params, model_state, batch…)` returns `(loss, model_state)`, or
@@ -103,9 +107,10 @@ def train_step(
     if not callable(loss_fn):
         raise TypeError(f"train_step: loss_fn must be a function, got {loss_fn!r}")
     if not isinstance(optimizer, optax.GradientTransformation):
+        wrapper = hasattr(optimizer, "gradient_transformation")  # optax.MultiSteps
         raise TypeError(
             f"train_step: optimizer must be an optax.GradientTransformation, got {optimizer!r}; "
-            "fgd.sgd(1e-2) makes one"
+            + ("call its gradient_transformation()" if wrapper else "fgd.sgd(1e-2) makes one")
         )
     extended = optax.with_extra_args_support(optimizer)
 

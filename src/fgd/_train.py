@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fgd._checks import count
+from fgd._checks import count, is_concrete
 from fgd._fit import recorded
 from fgd._plan import Plan, plan_run
 from fgd._step import Step, Update
@@ -41,8 +41,9 @@ def train(
     Args:
       step, state, data, batch_size, num_steps, num_epochs, shuffle, record_every: as in `fit`.
       chunk: steps per compiled call, a multiple of `record_every`. None: about half a second's.
-      evaluate: `evaluate(params) -> {name: value}`, called after every `chunk` steps (every epoch
-        if that is None) and at the end.
+      evaluate: `evaluate(params) -> {name: value}`, called whenever the steps completed are a
+        multiple of `chunk` (of an epoch's if that is None), and at the end. The parameters are a
+        copy that it may keep.
       progress: show a bar with loss and steps per second on standard error; None: if that is a
         terminal.
 
@@ -68,33 +69,39 @@ def train(
     plan, total = plan_run(
         "train", step, state, data, batch_size, num_steps, num_epochs, shuffle, record_every
     )
+    if not is_concrete(state.step):
+        raise TypeError("train: inside jit, vmap or grad, use fit; train is a program around it")
     if chunk is not None:
         chunk = count("train", "chunk", chunk, least=1)
     period = chunk or (plan.steps_per_epoch if evaluate else None)
-    if period and period % record_every and period < total:
+    # Evaluations are at multiples of the period since step 0, so that a resumed run has the same.
+    first = int(state.step) if evaluate else 0
+    if period and (period % record_every or first % record_every) and period < total:
         raise ValueError(
             f"train: record_every={record_every} does not divide the {period} steps of "
             + ("a chunk" if chunk else "an epoch, after which evaluate is called; give chunk")
+            + (f", or the {first} steps before" if first else "")
         )
     program = step.program(_chunk, static_argnames="plan", donate_argnums=0)
+    data = jax.tree.map(jnp.asarray, data)  # on the device once, not for every chunk
     state = _copy(state)  # the caller keeps its own; the program takes what it is given
     done, pace, parts, evaluations = 0, _Pace(record_every), [], []
     with _Bar(total, progress) as bar:
         while done < total or not parts:
-            until = total if not period else min(total, done - done % period + period)
+            until = min(total, done + period - (first + done) % period) if period else total
             records = (until - done) // record_every
             records = min(records, _CAPACITY if chunk else pace.records)
             start = time.perf_counter()
             state, history = program(state, data, jnp.int32(records), plan=plan)
-            history = {name: np.asarray(values)[:records] for name, values in history.items()}
+            # Copies: a view would keep the whole buffer.
+            history = {name: np.array(values)[:records].copy() for name, values in history.items()}
             pace.saw(records, time.perf_counter() - start)
             parts.append(history)
             done += records * record_every
             bar(records * record_every, history["loss"])
             if evaluate and done == until:
-                evaluations.append(
-                    {"step": np.int32(state.step), **_values(evaluate(state.params))}
-                )
+                evaluated = _values(evaluate(_copy(state.params)))
+                evaluations.append({"step": np.int32(first + done), **evaluated})
     result: dict[str, Any] = {
         name: jax.device_put(np.concatenate([part[name] for part in parts])) for name in parts[0]
     }
@@ -120,12 +127,12 @@ def _chunk(
 
 
 @jax.jit
-def _copy(state: TrainState) -> TrainState:
-    return jax.tree.map(jnp.copy, state)
+def _copy(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _values(evaluated: Any) -> dict[str, Any]:
-    """What `evaluate` returned, off the device: the next chunk donates the parameters it saw."""
+    """What `evaluate` returned, off the device."""
     if not isinstance(evaluated, dict) or "step" in evaluated:
         raise TypeError(
             f'train: evaluate must return a dict without the name "step", got {evaluated!r}'

@@ -9,6 +9,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Integer, Num
 
+from fgd import _checks
+
 Reduction = Literal["mean", "sum", "none"]
 
 
@@ -39,7 +41,7 @@ def mse(
             f"mse: pred has shape {jnp.shape(pred)} and target {jnp.shape(target)}; expected equal "
             "shapes, for they would broadcast; reshape one of them"
         )
-    square = jnp.square(jnp.asarray(pred) - jnp.asarray(target))
+    square = jnp.square(_floating(pred) - _floating(target))  # bytes would wrap
     if reduction == "none":
         return jnp.mean(square, axis=tuple(range(1, square.ndim)))
     return _reduce("mse", square, reduction)
@@ -71,11 +73,13 @@ def cross_entropy(
       >>> round(float(fgd.losses.cross_entropy(jnp.zeros([1, 10]), jnp.array([3]))), 4)
       2.3026
     """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     _check_labels("cross_entropy", logits, labels)
     labels = _wide(labels)
     # One-hot rather than a gather: its derivative is a subtraction, not a scatter.
-    chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    rows = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(chosen * logits, axis=-1)
+    chosen = labels[:, None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)[None]
+    chosen_logit = jnp.sum(jnp.where(chosen, logits, 0), axis=-1)  # 0 · −∞ would be NaN
+    rows = jax.nn.logsumexp(logits, axis=-1) - chosen_logit
     valid = (labels >= 0) & (labels < logits.shape[-1])
     rows = rows * jnp.where(valid, 1, jnp.nan).astype(rows.dtype)
     return _reduce("cross_entropy", rows, reduction)
@@ -103,9 +107,10 @@ def accuracy(
       >>> float(fgd.losses.accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])))
       0.5
     """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     _check_labels("accuracy", logits, labels)
     right = jnp.argmax(logits, axis=-1) == _wide(labels)
-    return _reduce("accuracy", right.astype(logits.dtype), reduction)
+    return _reduce("accuracy", _checks.single(right), reduction)
 
 
 def supervised(
@@ -118,7 +123,7 @@ def supervised(
     """The loss of a model that should map inputs to targets, ready for `train_step`.
 
     Args:
-      apply: `apply(params, inputs, key=key) -> predictions`.
+      apply: `apply(params, inputs) -> predictions`; also given `key=key` if the loss is.
       loss: `loss(predictions, targets) -> scalar`.
       preprocess: applied to each batch's inputs first, inside the step, so that the data can stay
         as it is stored (`fgd.data.normalize` for images).
@@ -135,9 +140,13 @@ def supervised(
     """
 
     def loss_fn(params: Any, batch: Any, key: jax.Array | None = None) -> Any:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise TypeError(
+                f"supervised: expected a batch (inputs, targets), got {type(batch).__name__}"
+            )
         inputs, targets = batch
         inputs = inputs if preprocess is None else preprocess(inputs)
-        pred = apply(params, inputs, key=key)
+        pred = apply(params, inputs, **({} if key is None else {"key": key}))
         value = loss(pred, targets)
         if metrics is None:
             return value
@@ -153,9 +162,13 @@ def _reduce(caller: str, values: jax.Array, reduction: str) -> jax.Array:
     return reductions[reduction](values)
 
 
+def _floating(x: Any) -> jax.Array:
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+
+
 def _wide(labels: jax.Array) -> jax.Array:
     """Bytes as int32: among 300 classes, arithmetic on uint8 would wrap and call 261 a 5."""
-    labels = jnp.asarray(labels)
     return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
 
 

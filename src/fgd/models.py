@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from fgd import _checks
 from fgd._flax import from_flax as from_flax
 from fgd._model import Model as Model, PyTree
 
@@ -30,7 +31,11 @@ def linear(n_in: int, n_out: int) -> Model:
       >>> model.apply(model.init(jax.random.key(0)), jnp.ones([5, 3])).shape
       (5, 2)
     """
-    layer = mlp([n_in, n_out])
+    sizes = (
+        _checks.count("linear", "n_in", n_in, least=1),
+        _checks.count("linear", "n_out", n_out, least=1),
+    )
+    layer = mlp(sizes)
     return Model(
         lambda key: layer.init(key)[0],
         lambda params, x, *, key=None: layer.apply([params], x, key=key),
@@ -59,11 +64,11 @@ def mlp(
       >>> model.apply(model.init(jax.random.key(0)), jnp.ones([5, 28, 28])).shape
       (5, 10)
     """
-    for size in sizes:
-        if isinstance(size, bool) or not hasattr(size, "__index__"):
-            raise TypeError(f"mlp: sizes must be ints, got {size!r}")
-    if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"mlp: expected at least two positive sizes, got {list(sizes)}")
+    sizes = tuple(
+        _checks.count("mlp", f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes)
+    )
+    if len(sizes) < 2:
+        raise ValueError(f"mlp: expected at least two sizes, got {list(sizes)}")
 
     def init(key: Key[Array, ""]) -> list[dict[str, jax.Array]]:
         def layer(key: jax.Array, n_in: int, n_out: int) -> dict[str, jax.Array]:

@@ -111,7 +111,7 @@ def adagrad(
       >>> import fgd
       >>> optimizer = fgd.adagrad(0.01)
     """
-    check("adagrad", eps=eps)
+    check("adagrad", eps=eps, initial_accumulator_value=initial_accumulator_value)
 
     def direction(grads: PyTree, moments: PyTree, t: jax.Array) -> tuple[PyTree, PyTree]:
         s = jax.tree.map(lambda s, g: s + g * g, moments[0], grads)

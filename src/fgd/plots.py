@@ -1,7 +1,10 @@
 """Pictures of runs. Each draws on `ax`, or on new axes, and returns them; none shows or saves."""
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
@@ -93,6 +96,96 @@ def digits(
             ax.add_patch(Rectangle(*box, fill=False, edgecolor=WRONG, linewidth=2))
     ax.imshow(canvas, cmap="gray_r", interpolation="nearest")
     ax.set_axis_off()
+    return ax
+
+
+def fitted_line(
+    x: Float[Array, "rows *one"],
+    y: Float[Array, "rows *one"] | None,
+    predict: Callable[[jax.Array], jax.Array],
+    *,
+    label: str | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Points, and the line that a model draws through them.
+
+    Args:
+      x, y: the points, [rows] or [rows, 1] each; y None: only the line that `predict(x) -> y` is.
+      label: the line's, for a legend.
+      ax: where to draw; None, on a new figure.
+
+    Example:
+      >>> import fgd, jax.numpy as jnp
+      >>> ax = fgd.plots.fitted_line(jnp.arange(3.0), None, lambda x: 2 * x)
+    """
+    ax = _axes(ax)
+    at = jnp.linspace(x.min(), x.max(), 100)
+    ax.plot(at, np.ravel(predict(at.reshape(-1, *x.shape[1:]))), label=label)
+    if y is not None:
+        ax.scatter(x, y, s=24, color="0.6", linewidth=0, zorder=1)  # under the line
+    ax.set(xlabel="x", ylabel="y")
+    if label is not None:
+        ax.legend()
+    return ax
+
+
+def contours(
+    function: Callable[[jax.Array], jax.Array],
+    xlim: tuple[float, float],
+    ylim: tuple[float, float],
+    *,
+    levels: int = 20,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Lines of equal height of a function of two numbers, dark where it is low.
+
+    Between two neighboring lines lies an equal part of the picture, however steep the function.
+
+    Args:
+      function: `function(position) -> height`, from [2] to a scalar: a loss of two parameters.
+      xlim, ylim: the part of the plane to show, (from, to).
+      levels: how many lines.
+      ax: where to draw; None, on a new figure.
+
+    Example:
+      >>> import fgd, jax.numpy as jnp
+      >>> ax = fgd.plots.contours(lambda p: jnp.sum(p**2), (-1.0, 1.0), (-2.0, 2.0))
+      >>> ax.get_xlim() == (-1, 1), ax.get_ylim() == (-2, 2)
+      (True, True)
+    """
+    ax = _axes(ax)
+    x, y = np.meshgrid(np.linspace(*xlim, 200), np.linspace(*ylim, 200))
+    points = jnp.asarray(np.stack([x, y], axis=-1), float)
+    heights = np.asarray(jax.vmap(jax.vmap(function))(points))
+    at = np.unique(np.quantile(heights, np.linspace(0, 1, levels + 2)[1:-1]))
+    grays = [f"{gray:.3f}" for gray in np.linspace(0.5, 0.88, len(at))]
+    ax.contour(x, y, heights, at, colors=grays, linewidths=0.8, linestyles="solid", zorder=0)
+    ax.set(xlim=xlim, ylim=ylim, xlabel="x", ylabel="y")
+    return ax
+
+
+def paths(
+    positions: Mapping[str, Float[Array, "steps axes"]], *, ax: "Axes | None" = None
+) -> "Axes":
+    """The ways that descents took: a line for each, from a ring to a dot, and a legend.
+
+    Args:
+      positions: by name, [steps, 2], or [steps, 3] on three-dimensional axes; NaN makes a gap.
+      ax: where to draw, `contours` or a surface, whose limits stay; None, on a new figure.
+
+    Example:
+      >>> import fgd, jax.numpy as jnp
+      >>> ax = fgd.plots.paths({"sgd": jnp.array([[1.0, 1.0], [0.5, 0.2]])})
+      >>> [text.get_text() for text in ax.get_legend().get_texts()]
+      ['sgd']
+    """
+    ax = _axes(ax)
+    for name, path in positions.items():
+        (line,) = ax.plot(*np.transpose(path), linewidth=1.5, label=name)
+        seen = np.asarray(path)[np.isfinite(path).all(axis=1)]
+        for end, fill in ((seen[:1], "none"), (seen[-1:], "full")):
+            ax.plot(*end.T, "o", color=line.get_color(), fillstyle=fill, markersize=5)
+    ax.legend()
     return ax
 
 

@@ -55,9 +55,9 @@ def check_gradients(
     _checks.require_floats("check_gradients", params)
     with jax.enable_x64(True):
         params, batch = _float64(params), _float64(batch)
-        shape = getattr(jax.eval_shape(loss, params, batch), "shape", None)
-        if shape != ():
-            raise ValueError(f"check_gradients: the loss has shape {shape}, expected a scalar")
+        value = jax.eval_shape(loss, params, batch)
+        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(f"check_gradients: the loss is {value}, expected a float scalar")
         value, gradient = jax.jit(jax.value_and_grad(loss))(params, batch)
         others = {"central difference": _differences(loss, params, batch)}
         if analytic is not None:
@@ -120,6 +120,8 @@ def _compare(
         jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(other), strict=True
     ):
         a, b = np.asarray(ours), np.asarray(theirs)
+        if a.size == 0:
+            continue
         looked_at = ~np.isnan(b) if name == "central difference" else np.ones(b.shape, bool)
         errors = np.where(looked_at, _relative(a, b, np.max(abs(a), initial=0), value), 0)
         worst = np.unravel_index(np.argmax(np.nan_to_num(errors, nan=np.inf)), errors.shape)

@@ -51,7 +51,7 @@ def mnist(source: str = "auto", data_dir: str | os.PathLike[str] | None = None) 
     Raises:
       ValueError: an unknown source, or files that are not MNIST (checksum, shape, labels).
       OSError: what was demanded is not there (FileNotFoundError) or can't be downloaded
-        (ConnectionError, after seconds).
+        (ConnectionError; without a network within seconds).
 
     Example:
       >>> import fgd
@@ -89,7 +89,7 @@ def _from_tfds(directory: Path | None) -> Loaded:
     prepared = [
         info.parent
         for info in sorted(home.glob("mnist/*/dataset_info.json"))
-        if json.loads(info.read_text()).get("fileFormat") == "array_record"
+        if _file_format(info) == "array_record"
     ]
     if not prepared:
         raise FileNotFoundError(f"mnist: no TFDS copy prepared as array_record in {home}")
@@ -116,17 +116,26 @@ def _download(directory: Path | None, base_url: str | None = None) -> Loaded:
     urls = {name.removesuffix(".gz"): base_url + name for name in infos}
     if not all(any(downloads.glob(f"mnist/*{name}*.gz")) for name in urls):
         _require_network(next(iter(urls.values())))
-    manager = tfds.download.DownloadManager(
-        download_dir=downloads,
-        url_infos={base_url + name: info for name, info in infos.items()},
-        dataset_name="mnist",
-        force_checksums_validation=True,
-    )
     try:
+        manager = tfds.download.DownloadManager(
+            download_dir=downloads,
+            url_infos={base_url + name: info for name, info in infos.items()},
+            dataset_name="mnist",
+            force_checksums_validation=True,
+        )
         paths = {name: Path(path) for name, path in manager.download(urls).items()}
     except NonMatchingChecksumError as error:
         raise ValueError(f"mnist: {error}") from error
+    except OSError as error:
+        raise ConnectionError(f"mnist: no download to {downloads} ({error})") from error
     return *parse_idx(paths), f"{base_url}, kept in {downloads}"
+
+
+def _file_format(info: Path) -> str | None:
+    try:
+        return json.loads(info.read_text()).get("fileFormat")
+    except ValueError as error:
+        raise ValueError(f"mnist: {info} is not JSON ({error}); remove that copy") from error
 
 
 def _tfds_home() -> Path:

@@ -38,9 +38,9 @@ def shuffle(key: jax.Array, epoch: int | jax.Array, positions: jax.Array, n: int
         raise ValueError(f"shuffle: n must be in 1 … 2³¹ − 1, got {n}")
     key = stream(key, SHUFFLE, epoch)
     if n <= _EXACT:
-        order = jnp.argsort(jax.random.bits(key, (n,)))
+        order = jnp.argsort(jax.random.bits(key, (n,), jnp.uint32))
         return order[positions].astype(jnp.int32)
-    round_keys = jax.random.bits(key, (_ROUNDS,))
+    round_keys = jax.random.bits(key, (_ROUNDS,), jnp.uint32)
     bits = (n - 1).bit_length()
 
     def walk(rows: jax.Array) -> jax.Array:
@@ -63,7 +63,7 @@ def _feistel(round_keys: jax.Array, x: jax.Array, bits: int) -> jax.Array:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """A 32-bit integer hash: every input bit changes about half of the output bits."""
+    """A 32-bit integer hash (Wellons' lowbias32, less its first shift's twin at the end)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 
+from fgd._checks import count, count_rows
+
 PyTree = Any
 
 
@@ -37,8 +39,7 @@ def linear(
       >>> bool(abs(y - (3 * x + 0.8)).max() < 1e-6)
       True
     """
-    if n < 1:
-        raise ValueError(f"linear: n must be at least 1, got {n}")
+    n = count("linear", "n", n, least=1)
     x_key, noise_key = jax.random.split(key)
     x = inputs(x_key, (n, 1))
     return x, slope * x + intercept + noise * jax.random.normal(noise_key, (n, 1), x.dtype)
@@ -64,10 +65,7 @@ def split(key: Key[Array, ""], data: PyTree, fraction: float) -> tuple[PyTree, P
       >>> train.shape, valid.shape
       ((80,), (20,))
     """
-    lengths = {jnp.shape(x)[0] for x in jax.tree.leaves(data)}
-    if len(lengths) != 1:
-        raise ValueError(f"split: arrays must share their rows, got {sorted(lengths)} rows")
-    (rows,) = lengths
+    rows = count_rows("split", data)
     first = round(fraction * rows) if 0 < fraction < 1 else 0
     if not 0 < first < rows:
         raise ValueError(f"split: fraction={fraction} of {rows} rows leaves a part without rows")
@@ -95,8 +93,9 @@ def normalize(
       >>> fgd.data.normalize(jnp.array([0, 255], jnp.uint8)).tolist()
       [-1.0, 1.0]
     """
+    x = jnp.asarray(x)
     if x.dtype != jnp.uint8:
         raise TypeError(
             f"normalize: expected uint8 pixels, got {x.dtype}; is x normalized already?"
         )
-    return (jnp.asarray(x).astype(float) / 255 - mean) / std
+    return (x.astype(float) / 255 - mean) / std
