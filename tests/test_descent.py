@@ -61,11 +61,10 @@ def test_mean_over_an_epoch_of_a_network(model, rows, batch_size, x64):
     draw = np.random.default_rng(0)
     data = jnp.asarray(draw.normal(size=(rows, 3))), jnp.asarray(draw.normal(size=(rows, 2)))
     params = MODELS[model].init(jax.random.key(0))
-    gradient = jax.grad(fgd.supervised(MODELS[model].apply, fgd.losses.mse))
-    with jax.enable_x64(False):
-        order = fgd.data.shuffle(jax.random.key(1), 7, jnp.arange(rows), rows)
+    gradient = jax.jit(jax.grad(fgd.supervised(MODELS[model].apply, fgd.losses.mse)))
+    order = fgd.data.shuffle(jax.random.key(1), 7, jnp.arange(rows), rows)
     batches = jax.tree.map(lambda x: x[order].reshape(-1, batch_size, *x.shape[1:]), data)
-    each = jax.vmap(gradient, (None, 0))(params, batches)
+    each = jax.jit(jax.vmap(gradient, (None, 0)))(params, batches)
     close(jax.tree.map(lambda g: g.mean(axis=0), each), gradient(params, data), 1e-12, 1e-15)
 
 
