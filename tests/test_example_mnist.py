@@ -1,26 +1,10 @@
 """examples/mnist.py as its reader runs it: in a process of its own."""
 
-import os
 import re
-import struct
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from scripts import assert_picture, assert_refused, run
 from test_mnist import needs_files
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "mnist.py"
-
-
-def run(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, str(EXAMPLE), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"TFDS_DATA_DIR": "/nowhere"} | environment,
-    )
 
 
 def numbers(done):
@@ -32,17 +16,8 @@ def numbers(done):
     return {name: float(value) for name, value in found}
 
 
-def assert_picture(path):
-    """A PNG of some size, not of one colour: flat images compress to almost nothing."""
-    content = path.read_bytes()
-    assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    width, height = struct.unpack(">II", content[16:24])
-    assert min(width, height) >= 400
-    assert len(content) > 20_000
-
-
 def test_bundled_sample(tmp_path):
-    done = run("--source", "sample", "--output", tmp_path / "out")
+    done = run("mnist.py", "--source", "sample", "--output", tmp_path / "out")
     found = numbers(done)
     assert "NOT the full set" in done.stdout
     assert 0.8 < found["mean training loss"] < 1.0
@@ -55,14 +30,14 @@ def test_bundled_sample(tmp_path):
 @needs_files
 def test_full_files_reproduce_r5e(tmp_path):
     """Published: mean loss 0.905 after one epoch (PyTorch 2.13: 0.894)."""
-    found = numbers(run("--source", "files", "--output", tmp_path))
+    found = numbers(run("mnist.py", "--source", "files", "--output", tmp_path))
     assert 0.85 < found["mean training loss"] < 0.95
     assert found["test accuracy"] >= 0.88
 
 
 @needs_files
 def test_adam_for_five_epochs(tmp_path):
-    found = numbers(run("--optimizer", "adam", "--epochs", 5, "--output", tmp_path))
+    found = numbers(run("mnist.py", "--optimizer", "adam", "--epochs", 5, "--output", tmp_path))
     assert found["test accuracy"] > 0.975
 
 
@@ -80,12 +55,4 @@ def test_adam_for_five_epochs(tmp_path):
     ],
 )
 def test_nonsense_is_one_line_and_exit_code_2(tmp_path, arguments, message):
-    if "--output" not in arguments:
-        arguments = [*arguments, "--output", str(tmp_path)]
-    done = run(*arguments)
-    assert done.returncode == 2
-    *usage, last = [line for line in done.stderr.splitlines() if not line.startswith("MNIST:")]
-    assert last.startswith("mnist.py: error: ")
-    assert message in last
-    assert "Traceback" not in done.stderr
-    assert usage[0].startswith("usage:")
+    assert_refused(tmp_path, "mnist.py", arguments, message)

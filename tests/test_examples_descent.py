@@ -2,24 +2,14 @@
 
 import itertools
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_example_mnist import assert_picture
+from scripts import assert_picture, assert_refused, run
 
 import fgd
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-def run(script, *arguments):
-    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def rows(text, names):
@@ -160,10 +150,4 @@ def test_optimizers(tmp_path):
     ],
 )
 def test_nonsense_is_one_line_and_exit_code_2(tmp_path, script, arguments, message):
-    done = run(script, *arguments, "--output", tmp_path)
-    assert done.returncode == 2
-    *usage, last = done.stderr.splitlines()
-    assert last.startswith(f"{script}: error: ")
-    assert message in last
-    assert "Traceback" not in done.stderr
-    assert usage[0].startswith("usage:")
+    assert_refused(tmp_path, script, arguments, message)

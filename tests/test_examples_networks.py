@@ -1,26 +1,10 @@
 """autograd.py and two_layer_net.py as their readers run them: in processes of their own."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from test_example_mnist import assert_picture
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-def run(name, *arguments):
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"MPLBACKEND": "agg"},
-    )
+from scripts import assert_picture, assert_refused, run
 
 
 def rows(done):
@@ -123,12 +107,4 @@ def test_one_style_to_the_end(tmp_path):
     ],
 )
 def test_nonsense_is_one_line_and_exit_code_2(tmp_path, name, arguments, message):
-    if "--output" not in arguments:
-        arguments = [*arguments, "--output", tmp_path]
-    done = run(name, *arguments)
-    assert done.returncode == 2
-    *usage, last = done.stderr.splitlines()
-    assert last.startswith(f"{name}: error: ")
-    assert message in last
-    assert "Traceback" not in done.stderr
-    assert usage[0].startswith("usage:")
+    assert_refused(tmp_path, name, arguments, message)

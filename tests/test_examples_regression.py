@@ -1,24 +1,11 @@
 """examples/linear_regression.py and large_regression.py as their reader runs them."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from test_example_mnist import assert_picture
+from scripts import assert_picture, assert_refused, run
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 NUMBER = r"-?\d+\.?\d*(?:e-?\d+)?"
-
-
-def run(script, *arguments):
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / script), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def lines(done):
@@ -128,12 +115,4 @@ def test_r2c(tmp_path, flags):
     ],
 )
 def test_nonsense_is_one_line_and_exit_code_2(tmp_path, script, arguments, message):
-    if "--output" not in arguments:
-        arguments = [*arguments, "--output", tmp_path]
-    done = run(script, *arguments)
-    assert done.returncode == 2
-    usage, last = done.stderr.splitlines()[0], done.stderr.splitlines()[-1]
-    assert usage.startswith("usage:")
-    assert last.startswith(f"{script}: error: ")
-    assert message in last
-    assert "Traceback" not in done.stderr
+    assert_refused(tmp_path, script, arguments, message)
