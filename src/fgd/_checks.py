@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.tree_util import keystr
 
 PyTree = Any
 
@@ -32,11 +33,6 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
-def path_name(path: tuple[Any, ...]) -> str:
-    """A leaf's place as one would write it: `['w']`, `[0].mu`."""
-    return jax.tree_util.keystr(path)
-
-
 def require_floats(caller: str, params: PyTree) -> None:
     """TypeError for a parameter that is not a float, by name."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -44,11 +40,11 @@ def require_floats(caller: str, params: PyTree) -> None:
             dtype = jnp.result_type(leaf)
         except TypeError as error:
             raise TypeError(
-                f"{caller}: params{path_name(path)} is {leaf!r}, expected an array of floats"
+                f"{caller}: params{keystr(path)} is {leaf!r}, expected an array of floats"
             ) from error
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
-                f"{caller}: params{path_name(path)} has dtype {dtype}, "
+                f"{caller}: params{keystr(path)} has dtype {dtype}, "
                 "expected a float; only floats have gradients"
             )
 
@@ -59,13 +55,13 @@ def mismatch(expected: PyTree, given: PyTree) -> str | None:
     found = dict(jax.tree_util.tree_leaves_with_path(given))
     for path in [*wanted, *found]:
         if path not in found or path not in wanted:
-            return f"{path_name(path)} is {'missing' if path in wanted else 'unexpected'}"
+            return f"{keystr(path)} is {'missing' if path in wanted else 'unexpected'}"
     if jax.tree.structure(expected) != jax.tree.structure(given):
         return f"structure is {jax.tree.structure(given)}, not {jax.tree.structure(expected)}"
     for path, leaf in wanted.items():
         want, have = jax.typeof(leaf), jax.typeof(found[path])
         if (want.shape, want.dtype) != (have.shape, have.dtype):
-            return f"{path_name(path)} is {have.str_short()}, expected {want.str_short()}"
+            return f"{keystr(path)} is {have.str_short()}, expected {want.str_short()}"
     return None
 
 
@@ -91,17 +87,17 @@ def count_rows(caller: str, data: PyTree) -> int:
     for path, leaf in leaves:
         if not hasattr(leaf, "shape"):
             raise TypeError(
-                f"{caller}: data{path_name(path)} is {leaf!r}, expected an array whose leading "
+                f"{caller}: data{keystr(path)} is {leaf!r}, expected an array whose leading "
                 "axis is rows; make lists arrays with jnp.asarray"
             )
         if leaf.ndim == 0 or leaf.shape[0] == 0:
             raise ValueError(
-                f"{caller}: data{path_name(path)} has shape {leaf.shape}, expected at least one row"
+                f"{caller}: data{keystr(path)} has shape {leaf.shape}, expected at least one row"
             )
         if leaf.shape[0] != first[1].shape[0]:
             raise ValueError(
-                f"{caller}: data{path_name(first[0])} has {first[1].shape[0]} rows but "
-                f"data{path_name(path)} has {leaf.shape[0]}; arrays must share their leading axis"
+                f"{caller}: data{keystr(first[0])} has {first[1].shape[0]} rows but "
+                f"data{keystr(path)} has {leaf.shape[0]}; arrays must share their leading axis"
             )
     return first[1].shape[0]
 

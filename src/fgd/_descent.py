@@ -9,7 +9,8 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-PyTree = Any
+from fgd._checks import PyTree
+
 Scalar = float | jax.Array
 LearningRate = Scalar | Callable[[jax.Array], Scalar]
 

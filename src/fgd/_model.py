@@ -1,11 +1,11 @@
 """What a model is."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-PyTree = Any
+from fgd._checks import PyTree
 
 
 class Model(NamedTuple):

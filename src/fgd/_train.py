@@ -85,7 +85,7 @@ def train(
     program = step.program(_chunk, static_argnames="plan", donate_argnums=0)
     data = jax.tree.map(jnp.asarray, data)  # on the device once, not for every chunk
     state = _copy(state)  # the caller keeps its own; the program takes what it is given
-    done, pace, parts, evaluations = 0, _Pace(record_every), [], []
+    done, pace, parts, evaluations = 0, _Pace(), [], []
     with _Bar(total, progress) as bar:
         while done < total or not parts:
             until = min(total, done + period - (first + done) % period) if period else total
@@ -143,7 +143,7 @@ def _values(evaluated: Any) -> dict[str, Any]:
 class _Pace:
     """How many records a call should make: as many as `_SECONDS` allow, found by growing."""
 
-    def __init__(self, record_every: int) -> None:
+    def __init__(self) -> None:
         self.records = 1
         self._first = True
 

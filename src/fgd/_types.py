@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 
-PyTree = Any
+from fgd._checks import PyTree as PyTree
+
 Metrics = dict[str, jax.Array]
 
 

@@ -9,8 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from fgd import _checks
-
-PyTree = Any
+from fgd._checks import PyTree
 
 _TOLERANCE = 1e-6  # relative; central differences in float64 are good for about 1e-9
 _STEP = np.cbrt(np.finfo(np.float64).eps)  # balances truncation, h², against rounding, ε/h

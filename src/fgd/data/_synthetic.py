@@ -1,15 +1,12 @@
 """Data made on the spot, and what is done to any data: split it, normalize it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 
-from fgd._checks import count, count_rows
-
-PyTree = Any
+from fgd._checks import PyTree, count, count_rows
 
 
 def linear(
