@@ -25,12 +25,12 @@ def public(module):
 
 
 NAMES = {
-    fgd: "Step TrainState adagrad adam evaluate fit momentum rmsprop sgd supervised train "
+    fgd: "Step TrainState adagrad adam evaluate fit momentum rmsprop sgd supervised sweep train "
     "train_step",
     fgd.data: "MNIST linear mnist normalize shuffle split",
     fgd.losses: "accuracy cross_entropy mse supervised",
     fgd.models: "Model from_flax linear mlp",
-    fgd.plots: "contours digits fitted_line loss_curve paths",
+    fgd.plots: "contours digits fitted_line loss_curve paths sweep_curves sweep_heatmap",
     fgd.testing: "check_gradients",
 }
 
@@ -86,7 +86,7 @@ import importlib, sys, types
 package = types.ModuleType("fgd"); package.__path__ = [{str(SOURCE)!r}]
 sys.modules["fgd"] = package  # so that fgd/__init__.py itself does not run
 importlib.import_module("fgd.{layer}")
-spine = ["_types", "_step", "_plan", "_fit", "_evaluate", "_train"]
+spine = ["_types", "_step", "_plan", "_fit", "_evaluate", "_train", "_sweep"]
 print([name for name in spine if "fgd." + name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -125,3 +125,35 @@ def test_fitted_line(column):
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["other"]
     gray = (pixels(ax) == 0x99).all(axis=2)
     assert gray.sum() > 20  # what the lines leave of three points
+
+
+def test_sweep_curves():
+    losses = jnp.array([[[4.0, 2.0], [8.0, 1.0], [6.0, 3.0]], [[5.0, 5.0], [5.0, 5.0], [5.0, 9.0]]])
+    ax = fgd.plots.sweep_curves(losses, every=5, learning_rate=jnp.array([0.1, 0.02]))
+    for line, medians in zip(ax.lines, ([6, 2], [5, 5]), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), [5, 10])
+        np.testing.assert_array_equal(line.get_ydata(), medians)
+    band = ax.collections[0].get_paths()[0].vertices
+    assert {tuple(point) for point in band} >= {(5, 4), (5, 8), (10, 1), (10, 3)}
+    assert ax.get_legend().get_title().get_text() == "learning rate"
+    assert pixels(ax).std() > 1
+
+
+def test_sweep_heatmap():
+    values = jnp.array([[1.0, 2.0, 40.0], [3.0, 0.5, jnp.nan]])
+    axes = {"learning_rate": jnp.array([0.1, 0.2]), "seed": jnp.arange(3)}
+    ax = fgd.plots.sweep_heatmap(values, label="error", **axes)
+    np.testing.assert_array_equal(ax.images[0].get_array().filled(-1), values.at[1, 2].set(-1))
+    (frame,) = ax.patches
+    assert frame.get_xy() == (0.5, 0.5)
+    assert [line.get_xydata().tolist() for line in ax.lines] == [[[2, 1]]]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["0.1", "0.2"]
+    assert ax.images[0].colorbar.ax.get_ylabel() == "error"
+    assert pixels(ax).std() > 1
+    assert len(fgd.plots.sweep_heatmap(jnp.full((2, 3), jnp.nan), **axes).lines) == 6
+
+
+@pytest.mark.parametrize("draw", [fgd.plots.sweep_curves, fgd.plots.sweep_heatmap])
+def test_axes_of_another_sweep(draw):
+    with pytest.raises(ValueError, match=r"axes of lengths .* but \{'rate': 4, 'seed': 3\}"):
+        draw(jnp.ones([2, 3]), rate=jnp.ones(4), seed=jnp.arange(3))

@@ -8,6 +8,7 @@ from fgd import data as data, losses as losses, models as models, plots as plots
 from fgd._evaluate import evaluate as evaluate
 from fgd._fit import fit as fit
 from fgd._step import Step as Step, train_step as train_step
+from fgd._sweep import sweep as sweep
 from fgd._train import train as train
 from fgd._types import TrainState as TrainState
 from fgd.losses import supervised as supervised

@@ -71,6 +71,11 @@ def count(caller: str, name: str, value: Any, *, least: int) -> int:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
+    if isinstance(value, Tracer):
+        raise TypeError(
+            f"{caller}: {name} must be an int, got the traced {value.aval.str_short()}: it decides "
+            "shapes, so it can't be an argument of jit or an axis of sweep; loop over it in Python"
+        )
     if number is None:
         raise TypeError(f"{caller}: {name} must be an int, got {value!r}")
     if number < least:
