@@ -11,7 +11,7 @@ import pytest
 from problems import Problem, close, same
 
 import fgd
-from fgd._fit import _run
+from fgd._fit import run
 from fgd._plan import Plan
 
 PROBLEM = Problem("mlp", "adam", True, 23, 7, True, 0)
@@ -45,7 +45,7 @@ def test_data_is_an_argument_not_a_constant():
         step = fgd.train_step(lambda p, b: jnp.mean(b.astype(jnp.float32) * p), fgd.sgd(0.1))
         fgd.fit(step, step.init(1.0), data, batch_size=10, num_steps=5)
         plan = Plan(rows, 10, shuffle=True, record_every=1)
-        lowered = step.program(_run).lower(step.init(1.0), data, plan=plan, records=5)
+        lowered = step.program(run).lower(step.init(1.0), data, plan=plan, records=5)
         return len(lowered.as_text())
 
     assert abs(size(1_000_000) - size(1_000)) < 200

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.sharding import Mesh
 
+from fgd._mesh import place
 from fgd._plan import Plan, plan_run
 from fgd._step import Step, Update
 from fgd._types import Metrics, PyTree, TrainState
@@ -25,6 +27,7 @@ def fit(
     num_epochs: int | None = None,
     shuffle: bool = True,
     record_every: int = 1,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Trains for a number of steps, as one compiled program.
 
@@ -43,6 +46,9 @@ def fit(
       shuffle: visit the rows of each epoch in a fresh uniform order, none twice; False, in the
         order they stand, going round.
       record_every: steps over which each recorded value is the mean; divides the steps.
+      mesh: devices among which each batch is split, along the mesh's axis "data"; `batch_size`
+        must be a multiple of their number. Data is copied to each of them, and the state too
+        unless it lies on them already, as its caller placed it. None: where the data is.
 
     Returns:
       The state reached, and the history: a dict of float arrays [steps // record_every], "loss"
@@ -62,15 +68,18 @@ def fit(
       ((200,), True)
     """
     plan, total = plan_run(
-        "fit", step, state, data, batch_size, num_steps, num_epochs, shuffle, record_every
+        "fit", step, state, data, batch_size, num_steps, num_epochs, shuffle, record_every, mesh
     )
-    program = step.program(_run, static_argnames=("plan", "records"))
+    if plan.mesh:
+        state, data = place(plan.mesh, (state, data))
+    program = step.program(run, static_argnames=("plan", "records"))
     return program(state, data, plan=plan, records=total // plan.record_every)
 
 
-def _run(
+def run(
     update: Update, state: TrainState, data: PyTree, *, plan: Plan, records: int
 ) -> tuple[TrainState, Metrics]:
+    """`fit`, its arguments settled."""
     return _scan(recorded(update, data, plan), state, records)
 
 

@@ -4,8 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from fgd._checks import count, count_rows, is_concrete
+from fgd._mesh import AXIS, data_mesh, replicated, split
 from fgd._step import Step
 from fgd._types import PyTree, TrainState
 from fgd.data._shuffle import shuffle as shuffled
@@ -18,6 +20,7 @@ class Plan(NamedTuple):
     batch_size: int | None
     shuffle: bool
     record_every: int
+    mesh: Mesh | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -26,15 +29,23 @@ class Plan(NamedTuple):
 
     def batch(self, state: TrainState, data: PyTree) -> PyTree:
         """The rows of `data` that the step after `state` sees: a function of (key, step)."""
-        if self.batch_size is None:
-            return data
-        within = jnp.arange(self.batch_size, dtype=jnp.int32)
+        batch = data if self.batch_size is None else self._gather(self.batch_size, state, data)
+        return (
+            batch
+            if self.mesh is None
+            else jax.lax.with_sharding_constraint(batch, split(self.mesh))
+        )
+
+    def _gather(self, size: int, state: TrainState, data: PyTree) -> PyTree:
+        within = jnp.arange(size, dtype=jnp.int32)
         if self.shuffle:
             epoch, i = jnp.divmod(state.step, self.steps_per_epoch)
-            rows = shuffled(state.key, epoch, i * self.batch_size + within, self.rows)
+            rows = shuffled(state.key, epoch, i * size + within, self.rows)
         else:
-            start = _times_modulo(state.step, self.batch_size, self.rows)
+            start = _times_modulo(state.step, size, self.rows)
             rows = (start + within.astype(jnp.uint32)) % self.rows
+        if self.mesh is not None:  # every device finds all of the rows' numbers, and asks no other
+            rows = jax.lax.with_sharding_constraint(rows, replicated(self.mesh))
         return jax.tree.map(lambda leaf: leaf.at[rows].get(mode="promise_in_bounds"), data)
 
 
@@ -48,13 +59,24 @@ def plan_run(
     num_epochs: Any,
     shuffle: Any,
     record_every: Any,
+    mesh: Any,
 ) -> tuple[Plan, int]:
-    """Checks the arguments of `fit` and `train`; returns the plan and the number of steps."""
+    """Checks the arguments of `fit` and `train`; returns the plan and the number of steps.
+
+    No data: it comes as a stream, batch by batch.
+    """
     if not isinstance(step, Step):
         raise TypeError(f"{caller}: step must come from fgd.train_step, got {step!r}")
     if not isinstance(state, TrainState):
         raise TypeError(f"{caller}: state must come from step.init(params), got {state!r}")
-    rows = count_rows(caller, data)
+    if data is None:
+        for name, value in (("batch_size", batch_size), ("num_epochs", num_epochs)):
+            if value is not None:
+                raise ValueError(
+                    f"{caller}: {name}={value} is for arrays, but data is a stream: its batches "
+                    "are as they come, and num_steps counts them"
+                )
+    rows = 0 if data is None else count_rows(caller, data)
     if batch_size is not None:
         batch_size = count(caller, "batch_size", batch_size, least=1)
         if batch_size > rows:
@@ -65,7 +87,14 @@ def plan_run(
     if not isinstance(shuffle, bool):
         raise TypeError(f"{caller}: shuffle must be True or False, got {shuffle!r}")
     record_every = count(caller, "record_every", record_every, least=1)
-    plan = Plan(rows, batch_size, shuffle, record_every)
+    mesh = None if mesh is None else data_mesh(caller, mesh)
+    if mesh and data is not None and (batch_size or rows) % mesh.shape[AXIS]:
+        given = f"batch_size={batch_size}" if batch_size else f"a batch of all {rows} rows"
+        raise ValueError(
+            f"{caller}: {given} does not divide over the {mesh.shape[AXIS]} devices of the mesh's "
+            'axis "data"'
+        )
+    plan = Plan(rows, batch_size, shuffle, record_every, mesh)
     if (num_steps is None) == (num_epochs is None):
         raise ValueError(
             f"{caller}: give exactly one of num_steps and num_epochs, "

@@ -1,58 +1,79 @@
-"""`train`: the program around a run. It shows progress and evaluates; the run itself is `fit`'s."""
+"""`train`: the program around a run. It shows, evaluates, logs and stops; the run is `fit`'s."""
 
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from os import PathLike
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import broadcast_one_to_all
+from jax.sharding import Mesh
 
 from fgd._checks import count, is_concrete
-from fgd._fit import recorded
-from fgd._plan import Plan, plan_run
-from fgd._step import Step, Update
+from fgd._console import Bar, Interrupts, warn_interrupted
+from fgd._feed import AHEAD, CAPACITY, is_stream, of_arrays, of_stream
+from fgd._log import Writer, open_log
+from fgd._mesh import local, place
+from fgd._plan import plan_run
+from fgd._record import Record
+from fgd._step import Step
 from fgd._types import PyTree, TrainState
 
 _SECONDS = 0.5  # what a compiled call should take, so that progress is seen and interrupts heard
-_CAPACITY = 2**16  # entries of history that one compiled call can make
 
 
 def train(
     step: Step,
     state: TrainState,
-    data: PyTree,
+    data: PyTree | Iterable[PyTree],
     *,
     batch_size: int | None = None,
     num_steps: int | None = None,
     num_epochs: int | None = None,
     shuffle: bool = True,
     record_every: int = 1,
+    mesh: Mesh | None = None,
     chunk: int | None = None,
     evaluate: Callable[[PyTree], dict[str, Any]] | None = None,
+    log: str | PathLike[str] | Writer | Any = None,
     progress: bool | None = None,
+    stop_when: Callable[[TrainState, dict[str, Any]], Any] | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Trains as `fit` does, in chunks, with a progress bar and evaluation between them.
+    """Trains as `fit` does, in chunks, and between them shows progress, evaluates, logs and stops.
 
     The state and the history are `fit`'s, bit for bit on CPU. One program serves every number of
     steps: a longer or second run compiles nothing. Inside `jit`, `vmap` and `grad`, use `fit`.
 
+    Ctrl-C ends the run after the current chunk with a warning, and what was reached is returned; a
+    second one raises at once.
+
     Args:
-      step, state, data, batch_size, num_steps, num_epochs, shuffle, record_every: as in `fit`.
+      step, state, batch_size, num_steps, num_epochs, shuffle, record_every, mesh: as in `fit`.
+      data: arrays as in `fit`; or a stream, any iterator or loader of equal batches, whose steps
+        `num_steps` counts. It is asked for those batches alone, so that an iterator can go on.
+        With a mesh of several processes, each one's stream gives its share of every batch.
       chunk: steps per compiled call, a multiple of `record_every`. None: about half a second's.
       evaluate: `evaluate(params) -> {name: value}`, called whenever the steps completed are a
         multiple of `chunk` (of an epoch's if that is None), and at the end. The parameters are a
         copy that it may keep.
+      log: where to write every entry of the history, and evaluations as "evaluate/name": a file
+        ending in .jsonl or .csv, to which lines are added; a directory for TensorBoard; a function
+        of (step, {name: value}); or TensorBoard's own writer. Process 0 writes.
       progress: show a bar with loss and steps per second on standard error; None: if that is a
         terminal.
+      stop_when: `stop_when(state, metrics) -> bool`, called when `evaluate` would be, with the
+        means since the last time, and under "evaluate" what that returned; True ends the run.
 
     Returns:
       The state reached, and `fit`'s history; with `evaluate` also "evaluate": what it returned,
       stacked, beside "step", the steps completed at each time.
 
     Raises:
-      TypeError, ValueError: as `fit`; or a chunk that `record_every` does not divide.
+      TypeError, ValueError: as `fit`; a chunk that `record_every` does not divide; a stream that
+        ends early or changes its shapes. The last have attributes `state` and `history`: what was
+        reached before.
 
     Example:
       >>> import fgd, jax
@@ -66,113 +87,108 @@ def train(
       >>> history["evaluate"]["step"].tolist(), history["evaluate"]["slope"].shape
       ([3, 6, 9], (3,))
     """
+    stream = is_stream(data)
     plan, total = plan_run(
-        "train", step, state, data, batch_size, num_steps, num_epochs, shuffle, record_every
+        "train",
+        step,
+        state,
+        None if stream else data,
+        batch_size,
+        num_steps,
+        num_epochs,
+        shuffle,
+        record_every,
+        mesh,
     )
     if not is_concrete(state.step):
         raise TypeError("train: inside jit, vmap or grad, use fit; train is a program around it")
     if chunk is not None:
         chunk = count("train", "chunk", chunk, least=1)
-    period = chunk or (plan.steps_per_epoch if evaluate else None)
+    watched = evaluate is not None or stop_when is not None
+    period = chunk or (plan.steps_per_epoch if watched else None)
     # Evaluations are at multiples of the period since step 0, so that a resumed run has the same.
-    first = int(state.step) if evaluate else 0
-    if period and (period % record_every or first % record_every) and period < total:
+    first = int(state.step) if watched or log is not None else 0
+    if period and (period % record_every or (watched and first % record_every)) and period < total:
         raise ValueError(
             f"train: record_every={record_every} does not divide the {period} steps of "
             + ("a chunk" if chunk else "an epoch, after which evaluate is called; give chunk")
             + (f", or the {first} steps before" if first else "")
         )
-    program = step.program(_chunk, static_argnames="plan", donate_argnums=0)
-    data = jax.tree.map(jnp.asarray, data)  # on the device once, not for every chunk
-    state = _copy(state)  # the caller keeps its own; the program takes what it is given
-    done, pace, parts, evaluations = 0, _Pace(), [], []
-    with _Bar(total, progress) as bar:
-        while done < total or not parts:
-            until = min(total, done + period - (first + done) % period) if period else total
-            records = (until - done) // record_every
-            records = min(records, _CAPACITY if chunk else pace.records)
+    if watched and stream and not chunk:
+        raise ValueError(
+            "train: a stream has no epochs; give chunk, the steps between two evaluations"
+        )
+    if plan.mesh:
+        state = place(plan.mesh, state)
+    state = copied(state)  # the caller keeps its own; the programs use up what they are given
+    if stream:
+        advance = of_stream(step, iter(data), plan)
+    else:
+        data = place(plan.mesh, data) if plan.mesh else jax.tree.map(jnp.asarray, data)
+        advance = of_arrays(step, data, plan)
+    shown, log = (progress, log) if jax.process_index() == 0 else (False, None)
+    with Interrupts() as interrupts, Bar(total, shown) as bar, open_log(log) as write:
+        record = Record(first, record_every, bar, write)
+        pace = _Pace(AHEAD if stream else CAPACITY, fixed=chunk is not None)
+        while True:
+            until = total
+            if period:
+                until = min(total, record.done + period - (first + record.done) % period)
+            records = min((until - record.done) // record_every, pace.records)
             start = time.perf_counter()
-            state, history = program(state, data, jnp.int32(records), plan=plan)
-            # Copies: a view would keep the whole buffer.
-            history = {name: np.array(values)[:records].copy() for name, values in history.items()}
+            state, part, problem = advance(state, records)
             pace.saw(records, time.perf_counter() - start)
-            parts.append(history)
-            done += records * record_every
-            bar(records * record_every, history["loss"])
-            if evaluate and done == until:
-                evaluated = _values(evaluate(_copy(state.params)))
-                evaluations.append({"step": np.int32(first + done), **evaluated})
-    result: dict[str, Any] = {
-        name: jax.device_put(np.concatenate([part[name] for part in parts])) for name in parts[0]
-    }
-    if evaluate:
-        result["evaluate"] = jax.tree.map(lambda *values: jnp.stack(values), *evaluations)
-    return state, result
+            record.add(part)
+            stop = isinstance(problem, KeyboardInterrupt) or interrupts.asked
+            if stop and record.done < total:
+                warn_interrupted(record.done, total)
+            elif problem is not None:
+                raise _failure(problem, record, total, state)
+            elif watched and record.done == until:
+                stop = _stop(state, record, evaluate, stop_when)
+            if stop or record.done >= total:
+                return state, record.history()
 
 
-def _chunk(
-    update: Update, state: TrainState, data: PyTree, records: jax.Array, *, plan: Plan
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`fit` for a number of records that the program learns when it runs."""
-    record = recorded(update, data, plan)
-    _, shapes = jax.eval_shape(record, state, None)
-    history = jax.tree.map(lambda x: jnp.zeros(_CAPACITY, x.dtype), shapes)
+def _stop(state: TrainState, record: Record, evaluate: Any, stop_when: Any) -> bool:
+    """Evaluates, and asks whether that was enough."""
+    metrics: dict[str, Any] = record.means()
+    if evaluate is not None:
+        metrics["evaluate"] = record.evaluated(evaluate(local(copied(state.params))))
+    return stop_when is not None and bool(stop_when(copied(state), metrics))
 
-    def body(i: jax.Array, carry: Any) -> Any:
-        state, history = carry
-        state, metrics = record(state, None)
-        return state, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
 
-    return jax.lax.fori_loop(0, records, body, (state, history))
+def _failure(
+    problem: BaseException, record: Record, total: int, state: TrainState
+) -> BaseException:
+    """What to raise when a stream failed, with what was reached before."""
+    if isinstance(problem, StopIteration):
+        problem = ValueError(f"train: the stream ended after {record.done} of {total} steps")
+    elif type(problem) is ValueError:
+        problem = ValueError(f"train: after {record.done} steps of the stream, {problem}")
+    vars(problem).update(state=state, history=record.history())
+    problem.add_note("The error's attributes `state` and `history` are what was reached before it.")
+    return problem
 
 
 @jax.jit
-def _copy(tree: PyTree) -> PyTree:
+def copied(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
-
-
-def _values(evaluated: Any) -> dict[str, Any]:
-    """What `evaluate` returned, off the device."""
-    if not isinstance(evaluated, dict) or "step" in evaluated:
-        raise TypeError(
-            f'train: evaluate must return a dict without the name "step", got {evaluated!r}'
-        )
-    return jax.tree.map(np.array, evaluated)
 
 
 class _Pace:
     """How many records a call should make: as many as `_SECONDS` allow, found by growing."""
 
-    def __init__(self) -> None:
-        self.records = 1
-        self._first = True
+    def __init__(self, most: int, *, fixed: bool) -> None:
+        self.records = most if fixed else 1
+        self._most, self._fixed, self._first = most, fixed, True
 
     def saw(self, records: int, seconds: float) -> None:
         """Learns from a call; the first one compiled, so its time says nothing."""
+        if self._fixed:
+            return
+        if jax.process_count() > 1:  # their calls must be of one length
+            seconds = float(broadcast_one_to_all(np.float32(seconds)))
         fitting = int(records * _SECONDS / max(seconds, 1e-9))
-        self.records = max(1, min(8 * records if self._first else fitting, 8 * records, _CAPACITY))
-        self._first = False
-
-
-class _Bar:
-    """tqdm's bar, or nothing; loaded only when it is shown."""
-
-    def __init__(self, total: int, show: bool | None) -> None:
-        self._tqdm: Any = None
-        if show or (show is None and sys.stderr.isatty()):
-            from tqdm import tqdm
-
-            self._tqdm = tqdm(total=total, unit="step", unit_scale=True, file=sys.stderr)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __call__(self, steps: int, losses: np.ndarray) -> None:
-        if self._tqdm is not None:
-            if losses.size:
-                self._tqdm.set_postfix(loss=f"{losses.mean():.4g}", refresh=False)
-            self._tqdm.update(steps)
-
-    def __exit__(self, *_: object) -> None:
-        if self._tqdm is not None:
-            self._tqdm.close()
+        grown = 8 * records if self._first else min(fitting, 8 * records)
+        self.records, self._first = max(1, min(grown, self._most)), False

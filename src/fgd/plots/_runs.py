@@ -54,7 +54,8 @@ def sweep_curves(
 ) -> "Axes":
     """Losses over steps, a curve for every value of one axis of a sweep.
 
-    A curve that diverges leaves the picture at ten times the greatest first loss. Further axes, such as seeds, become a band from the least to the greatest around the median.
+    A curve that diverges leaves the picture at ten times the greatest first loss. Further axes,
+    such as seeds, become a band from the least to the greatest around the median.
 
     Args:
       losses: what `fgd.sweep` gives of a run that returns `history["loss"]`.
