@@ -9,7 +9,7 @@ import pytest
 
 import fgd
 
-MODULES = [fgd, fgd.data, fgd.losses, fgd.models, fgd.plots, fgd.testing]
+MODULES = [fgd, fgd.data, fgd.interop, fgd.losses, fgd.models, fgd.plots, fgd.testing]
 SOURCE = Path(inspect.getfile(fgd)).parent
 
 
@@ -28,6 +28,7 @@ NAMES = {
     fgd: "Step TrainState adagrad adam evaluate fit momentum rmsprop sgd supervised sweep train "
     "train_step",
     fgd.data: "MNIST linear mnist normalize shuffle split",
+    fgd.interop: "from_torch load save to_torch",
     fgd.losses: "accuracy cross_entropy mse supervised",
     fgd.models: "Model from_flax linear mlp",
     fgd.plots: "contours digits fitted_line loss_curve paths sweep_curves sweep_heatmap",
@@ -64,7 +65,16 @@ def test_docstring(name):
 
 def test_import_is_light():
     """`import fgd` loads jax and optax, not what only some of it needs."""
-    heavy = ["flax", "matplotlib", "tensorflow_datasets", "tensorflow", "tqdm", "orbax", "torch"]
+    heavy = [
+        "flax",
+        "matplotlib",
+        "tensorflow_datasets",
+        "tensorflow",
+        "tqdm",
+        "orbax",
+        "torch",
+        "safetensors",
+    ]
     code = f"import sys, fgd; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True

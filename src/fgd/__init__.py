@@ -4,7 +4,14 @@ A loss is a pure function of parameters and a batch. `train_step` makes it one c
 a whole run as one compiled, pure function, `train` the program around a run.
 """
 
-from fgd import data as data, losses as losses, models as models, plots as plots, testing as testing
+from fgd import (
+    data as data,
+    interop as interop,
+    losses as losses,
+    models as models,
+    plots as plots,
+    testing as testing,
+)
 from fgd._evaluate import evaluate as evaluate
 from fgd._fit import fit as fit
 from fgd._step import Step as Step, train_step as train_step
