@@ -9,7 +9,7 @@ import pytest
 
 import fgd
 
-MODULES = [fgd, fgd.data, fgd.interop, fgd.losses, fgd.models, fgd.plots, fgd.testing]
+MODULES = [fgd, fgd.data, fgd.export, fgd.interop, fgd.losses, fgd.models, fgd.plots, fgd.testing]
 SOURCE = Path(inspect.getfile(fgd)).parent
 
 
@@ -28,6 +28,7 @@ NAMES = {
     fgd: "Step TrainState adagrad adam evaluate fit momentum rmsprop sgd supervised sweep train "
     "train_step",
     fgd.data: "MNIST linear mnist normalize shuffle split",
+    fgd.export: "Artifact load save",
     fgd.interop: "from_torch load save to_torch",
     fgd.losses: "accuracy cross_entropy mse supervised",
     fgd.models: "Model from_flax linear mlp",

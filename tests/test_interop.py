@@ -249,9 +249,9 @@ def test_mlp(torch):
     assert_same_state(torch, to_torch(params, names=names), theirs.state_dict())
     by_alphabet = {name: value.numpy() for name, value in sorted(theirs.state_dict().items())}
     assert same(from_torch(by_alphabet, params), params)
-    before = np.array(params[0]["w"])
-    theirs[0].weight.data.zero_()  # no memory is shared
-    assert np.array_equal(params[0]["w"], before)
+    before = np.array(params[0]["b"])
+    theirs[0].bias.data.zero_()  # no memory is shared
+    assert np.array_equal(params[0]["b"], before)
 
 
 def test_more_than_ten_layers_go_by_number(torch):

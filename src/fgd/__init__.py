@@ -6,6 +6,7 @@ a whole run as one compiled, pure function, `train` the program around a run.
 
 from fgd import (
     data as data,
+    export as export,
     interop as interop,
     losses as losses,
     models as models,

@@ -83,26 +83,26 @@ def count(caller: str, name: str, value: Any, *, least: int) -> int:
     return number
 
 
-def count_rows(caller: str, data: PyTree) -> int:
+def count_rows(caller: str, data: PyTree, name: str = "data") -> int:
     """The length of the leading axis that every array of `data` shares, at least 1."""
     leaves = jax.tree_util.tree_leaves_with_path(data)
     if not leaves:
-        raise ValueError(f"{caller}: data has no arrays, got {data!r}")
+        raise ValueError(f"{caller}: {name} has no arrays, got {data!r}")
     first, *_ = leaves
     for path, leaf in leaves:
         if not hasattr(leaf, "shape"):
             raise TypeError(
-                f"{caller}: data{keystr(path)} is {leaf!r}, expected an array whose leading "
+                f"{caller}: {name}{keystr(path)} is {leaf!r}, expected an array whose leading "
                 "axis is rows; make lists arrays with jnp.asarray"
             )
         if leaf.ndim == 0 or leaf.shape[0] == 0:
             raise ValueError(
-                f"{caller}: data{keystr(path)} has shape {leaf.shape}, expected at least one row"
+                f"{caller}: {name}{keystr(path)} has shape {leaf.shape}, expected at least one row"
             )
         if leaf.shape[0] != first[1].shape[0]:
             raise ValueError(
-                f"{caller}: data{keystr(first[0])} has {first[1].shape[0]} rows but "
-                f"data{keystr(path)} has {leaf.shape[0]}; arrays must share their leading axis"
+                f"{caller}: {name}{keystr(first[0])} has {first[1].shape[0]} rows but "
+                f"{name}{keystr(path)} has {leaf.shape[0]}; arrays must share their leading axis"
             )
     return first[1].shape[0]
 

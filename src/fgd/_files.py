@@ -1,5 +1,6 @@
 """Files that are whole or not there, and that nothing replaces by accident."""
 
+import importlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -26,3 +27,11 @@ def atomic(caller: str, path: Any, overwrite: bool) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require(caller: str, package: str, extra: str) -> None:
+    """ImportError that says what to install, if `package` is not."""
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"{caller} needs {package}: pip install 'fgd[{extra}]'") from error

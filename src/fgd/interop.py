@@ -50,7 +50,7 @@ def save(path: str | os.PathLike[str], tree: PyTree, *, overwrite: bool = False)
 
     Source: https://huggingface.co/docs/safetensors.
     """
-    _require_safetensors("interop.save")
+    _files.require("interop.save", "safetensors", "interop")
     from safetensors.numpy import save_file
 
     with _files.atomic("interop.save", path, overwrite) as temporary:
@@ -133,7 +133,7 @@ def _arrays(tree: PyTree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """What `_arrays` made a file of."""
-    _require_safetensors("interop.load")
+    _files.require("interop.load", "safetensors", "interop")
     import safetensors
 
     content = path.read_bytes()
@@ -166,10 +166,3 @@ def _digest(arrays: dict[str, np.ndarray], keys: dict[str, str]) -> str:
         digest.update(f"\n{name}\n{_names.spec(arrays[name])}\n".encode())
         digest.update(arrays[name].reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _require_safetensors(caller: str) -> None:
-    try:
-        import safetensors  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"{caller} needs safetensors: pip install 'fgd[interop]'") from error
