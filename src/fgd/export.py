@@ -5,7 +5,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ class Artifact:
     """
 
     arrays: dict[str, jax.Array]
-    _call: Callable[..., Any]
-    _is_step: bool
+    _call: Callable[..., Any] = field(repr=False)
+    _is_step: bool = field(repr=False)
 
     def __call__(self, *inputs: PyTree) -> PyTree:
         if not self._is_step:
@@ -102,8 +102,12 @@ def save(
         arrays = _npz(_program.encoded(params))
         head = _STEP if isinstance(apply, _step.Step) else _MODEL
         head += len(program).to_bytes(8, "little") + len(arrays).to_bytes(8, "little")
-        content = head + program + arrays
-        temporary.write_bytes(content + hashlib.sha256(content).digest())
+        digest = hashlib.sha256()
+        with open(temporary, "wb") as file:
+            for part in (head, program, arrays):
+                file.write(part)
+                digest.update(part)
+            file.write(digest.digest())
 
 
 def load(path: str | os.PathLike[str]) -> Artifact:
@@ -131,8 +135,8 @@ def load(path: str | os.PathLike[str]) -> Artifact:
       (1.0, 1)
     """
     _files.require("export.load", "flatbuffers", "export")
-    content = Path(path).read_bytes()
-    kind, size = content[:8], len(content)
+    content = memoryview(Path(path).read_bytes())
+    kind, size = bytes(content[:8]), len(content)
     if kind not in (_MODEL, _STEP):
         raise ValueError(f"export.load: {path} is no file of fgd.export.save, of this version")
     middle = _HEAD + int.from_bytes(content[8:16], "little")
