@@ -441,6 +441,8 @@ def test_what_torch_cannot_give(torch, as_users):
         to_torch(from_torch(two, like), names={"1": 0})
     with pytest.raises(TypeError, match=r"expected model\.state_dict\(\), got Linear"):
         from_torch(torch.nn.Linear(2, 2), like)
+    with pytest.raises(TypeError, match=r"expected like=model\.state_dict\(\), got Linear"):
+        to_torch({}, torch.nn.Linear(2, 2))
     odd = [{"w": jnp.ones((2, 2, 1, 4))}, {"w": jnp.ones((6, 2))}]
     with pytest.raises(ValueError, match=r"1\.w has 6 rows, .*the 4 channels before it; channels_"):
         from_torch(weights(**{"0_weight": (4, 1, 2, 2), "1_weight": (2, 6)}), odd)

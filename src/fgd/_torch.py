@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fgd import _names
+from fgd import _files, _names
 from fgd._checks import PyTree
 from fgd._layers import Leaf, channels_before, leaves_of, match
 
@@ -89,6 +89,7 @@ def to_torch(
       {name: CPU tensor} for `model.load_state_dict`; num_batches_tracked comes from `like`.
 
     Raises:
+      TypeError: `like` is not a dict.
       ValueError: the parameters do not fit `like`: says what is missing, left over, or of another
         shape or dtype; without `like`, convolutions and dense layers in a dict, whose order is not
         the model's.
@@ -101,8 +102,11 @@ def to_torch(
       >>> list(state_dict)  # doctest: +SKIP
       ['0.bias', '0.weight', '2.bias', '2.weight']
     """
+    _files.require("to_torch", "torch", "torch")
     import torch
 
+    if like is not None and not isinstance(like, Mapping):
+        raise TypeError(f"to_torch: expected like=model.state_dict(), got {type(like).__name__}")
     leaves = leaves_of("to_torch", params)
     if like is None:
         own = {str(ours): theirs for theirs, ours in (names or {}).items()}
