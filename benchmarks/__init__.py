@@ -1,0 +1,1 @@
+"""fgd beside its peers, on every job it exists for: `python -m benchmarks --help`."""

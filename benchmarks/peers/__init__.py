@@ -1,0 +1,17 @@
+"""The peers, each as its own documentation recommends.
+
+A module has `JOBS`: by job, a function `(steps) -> run`, where `run()` trains from the start and
+returns the last loss, when it is known. What a peer needs is imported in its own process alone.
+"""
+
+PEERS = {
+    "fgd": "fgd_fit",
+    "fgd train": "fgd_train",
+    "hand-written scan": "raw_jax",
+    "PyTorch eager": "pytorch",
+    "PyTorch compiled": "pytorch_compiled",
+    "Keras 3 on JAX": "keras_jax",
+    "Equinox": "eqx",
+    "Flax nnx": "nnx",
+    "scikit-learn": "sklearn_mlp",
+}

@@ -1,0 +1,147 @@
+"""fgd: `fit`, `sweep`."""
+
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import fgd
+from benchmarks import problems
+
+PLAIN_SUMS = {"xla_disable_hlo_passes": "tree_reduction_rewriter"}  # see examples/large_regression.py
+
+
+def last_loss(step, params, data, fit=fgd.fit, **options):
+    state = step.init(params)
+    return lambda: float(fit(step, state, data, **options)[1]["loss"][-1])
+
+
+def line_loss(w, batch):
+    x, y = batch
+    return jnp.sum((x @ w - y) ** 2)
+
+
+def sum_loss(apply):
+    return fgd.supervised(apply, partial(fgd.losses.mse, reduction="sum"))
+
+
+def pairs(params):
+    return [{"w": w, "b": b} for w, b in zip(params[::2], params[1::2], strict=True)]
+
+
+def r2b(steps, **options):
+    x, y, w = problems.r2b()
+    step = fgd.train_step(line_loss, fgd.sgd(1e-4))
+    return last_loss(step, w, (jnp.asarray(x), jnp.asarray(y)), num_steps=steps, **options)
+
+
+def r2c(steps):
+    model = fgd.models.linear(1, 1)
+    step = fgd.train_step(fgd.supervised(model.apply, fgd.losses.mse), fgd.sgd(1e-4))
+    state = step.init({"w": jnp.full((1, 1), 0.5), "b": jnp.zeros(1)})
+    options = PLAIN_SUMS if jax.default_backend() == "cpu" else None
+    run = jax.jit(partial(fgd.fit, step, num_steps=steps), compiler_options=options)
+    data = jax.device_put(problems.r2c())
+    return lambda: float(run(state, data)[1]["loss"][-1])
+
+
+def r3a(steps):
+    def loss_fn(params, batch):
+        (x, y), (w1, w2) = batch, params
+        return jnp.sum((jax.nn.relu(x @ w1) @ w2 - y) ** 2)
+
+    x, y, params = problems.two_layer(bias=False)
+    data = jax.device_put((x, y))
+    return last_loss(fgd.train_step(loss_fn, fgd.sgd(1e-6)), params, data, num_steps=steps)
+
+
+def two_layer(steps, optimizer):
+    x, y, params = problems.two_layer(bias=True)
+    step = fgd.train_step(sum_loss(fgd.models.mlp([1000, 100, 10]).apply), optimizer)
+    return last_loss(step, pairs(params), jax.device_put((x, y)), num_steps=steps)
+
+
+def mnist_step(rate=1e-2):
+    apply = fgd.models.mlp([784, 200, 10]).apply
+    loss_fn = fgd.supervised(apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize)
+    return fgd.train_step(loss_fn, fgd.sgd(rate))
+
+
+def r5e(steps, **options):
+    data, params = jax.device_put(problems.mnist()), pairs(problems.mlp())
+    return last_loss(mnist_step(), params, data, batch_size=100, num_steps=steps, **options)
+
+
+def cnn(steps):
+    model = fgd.models.cnn((28, 28, 1), [32, 64], [256, 10], kernel_size=5)
+    loss_fn = fgd.supervised(
+        model.apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize
+    )
+    step = fgd.train_step(loss_fn, optax.adam(1e-3))
+    data, params = jax.device_put(problems.mnist()), model.init(jax.random.key(0))
+    return last_loss(step, params, data, batch_size=128, num_steps=steps)
+
+
+def sweep_r2b(runs):
+    x, y, _ = problems.r2b()
+    x, y = jnp.asarray(x), jnp.asarray(y)
+
+    def run(seed):
+        step = fgd.train_step(line_loss, fgd.sgd(1e-4))
+        state = step.init(jax.random.uniform(jax.random.key(seed), (2,)))
+        return fgd.fit(step, state, (x, y), num_steps=10_000)[1]["loss"][-1]
+
+    return lambda: float(fgd.sweep(run, seed=jnp.arange(runs))[0])
+
+
+def sweep_mlp(steps):
+    data, params = jax.device_put(problems.mnist()), pairs(problems.mlp())
+
+    def run(rate):
+        step = mnist_step(rate)
+        options = {"batch_size": 100, "num_steps": steps // 16}
+        return fgd.fit(step, step.init(params), data, **options)[1]["loss"][-1]
+
+    return lambda: float(fgd.sweep(run, rate=jnp.logspace(-3, -1, 16))[0])
+
+
+def rows(name, steps):
+    data = jax.device_put(problems.rows(name))
+    step = fgd.train_step(sum_loss(fgd.models.linear(8, 1).apply), fgd.sgd(1e-5))
+    params = {"w": jnp.zeros((8, 1)), "b": jnp.zeros(1)}
+    return last_loss(step, params, data, batch_size=100, num_steps=steps, record_every=steps)
+
+
+FIRST_STEP = """
+import fgd, jax, numpy as np
+model = fgd.models.mlp([784, 200, 10])
+loss_fn = fgd.supervised(model.apply, fgd.losses.cross_entropy)
+step = fgd.train_step(loss_fn, fgd.sgd(1e-2))
+state = step.init(model.init(jax.random.key(0)))
+batch = np.ones([100, 784], np.float32), np.zeros(100, np.int32)
+print(float(step(state, batch)[1]["loss"]))
+"""
+
+
+def cold(steps, program=FIRST_STEP):
+    import subprocess
+
+    command = [sys.executable, "-c", program]
+    return lambda: float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+JOBS = {
+    "r2b": r2b,
+    "r2c": r2c,
+    "r3a": r3a,
+    "r3e": partial(two_layer, optimizer=fgd.sgd(1e-4)),
+    "r3f": partial(two_layer, optimizer=fgd.adam(1e-4)),
+    "r5e": r5e,
+    "cnn": cnn,
+    "sweep_r2b": sweep_r2b,
+    "sweep_mlp": sweep_mlp,
+    "cold": cold,
+    **{name: partial(rows, name) for name in ("rows_1e3", "rows_1e5", "rows_1e7")},
+}
