@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def two_layer(bias: bool) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
 def layers(draw: np.random.Generator, sizes: list[int]) -> list[np.ndarray]:
     """Weights [in, out] and biases [out] as torch.nn.Linear draws them."""
     params = []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+    for n_in, n_out in pairwise(sizes):
         bound = n_in**-0.5
         params += [draw.uniform(-bound, bound, shape) for shape in ((n_in, n_out), (n_out,))]
     return [p.astype(np.float32) for p in params]
@@ -81,7 +82,7 @@ def layers(draw: np.random.Generator, sizes: list[int]) -> list[np.ndarray]:
 
 @cache
 def mnist() -> tuple[np.ndarray, np.ndarray]:
-    """60,000 images [28, 28] in uint8, and labels; the sample that fgd brings, repeated, if need be."""
+    """60,000 images [28, 28] in uint8, and labels; if need be, the sample of 5,000 again and again."""
     import fgd
 
     images, labels = (np.asarray(x) for x in fgd.data.mnist().train)

@@ -10,7 +10,9 @@ import optax
 import fgd
 from benchmarks import problems
 
-PLAIN_SUMS = {"xla_disable_hlo_passes": "tree_reduction_rewriter"}  # see examples/large_regression.py
+PLAIN_SUMS = {
+    "xla_disable_hlo_passes": "tree_reduction_rewriter"
+}  # see examples/large_regression.py
 
 
 def last_loss(step, params, data, fit=fgd.fit, **options):
@@ -76,9 +78,7 @@ def r5e(steps, **options):
 
 def cnn(steps):
     model = fgd.models.cnn((28, 28, 1), [32, 64], [256, 10], kernel_size=5)
-    loss_fn = fgd.supervised(
-        model.apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize
-    )
+    loss_fn = fgd.supervised(model.apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize)
     step = fgd.train_step(loss_fn, optax.adam(1e-3))
     data, params = jax.device_put(problems.mnist()), model.init(jax.random.key(0))
     return last_loss(step, params, data, batch_size=128, num_steps=steps)

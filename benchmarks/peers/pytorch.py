@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, mse_loss
 
 from benchmarks import problems
 
@@ -30,16 +30,14 @@ def by_hand(loss_fn, params, data, rate, steps):
                 for p in weights:
                     p -= rate * p.grad
                     p.grad = None
-        return float(loss)
+        return loss.item()
 
     return run
 
 
 def r2b(steps):
     x, y, w = problems.r2b()
-    return by_hand(
-        lambda p, x, y: ((x @ p[0] - y) ** 2).sum(), [w], tensors(x, y), 1e-4, steps
-    )
+    return by_hand(lambda p, x, y: ((x @ p[0] - y) ** 2).sum(), [w], tensors(x, y), 1e-4, steps)
 
 
 def r3a(steps):
@@ -80,20 +78,20 @@ def loop(make, loss_fn, batches, optimizer, compile_step=False):
             opt.zero_grad()
             loss = step(x, y)
             opt.step()
-        return float(loss)
+        return loss.item()
 
     return run
 
 
 def sum_loss(pred, target):
-    return F.mse_loss(pred, target, reduction="sum")
+    return mse_loss(pred, target, reduction="sum")
 
 
 def r2c(steps, **options):
     x, y = tensors(*problems.r2c())
     start = [np.full((1, 1), 0.5, np.float32), np.zeros(1, np.float32)]
     sgd = partial(torch.optim.SGD, lr=1e-4)
-    return loop(lambda: net(start), F.mse_loss, lambda: [(x, y)] * steps, sgd, **options)
+    return loop(lambda: net(start), mse_loss, lambda: [(x, y)] * steps, sgd, **options)
 
 
 def two_layer(steps, optimizer, **options):
@@ -127,7 +125,7 @@ def r5e(steps, **options):
     images, labels = mnist()
     batches = batches_of(images.reshape(-1, 784), labels, 100, steps)
     sgd = partial(torch.optim.SGD, lr=1e-2)
-    return loop(lambda: net(problems.mlp()), F.cross_entropy, batches, sgd, **options)
+    return loop(lambda: net(problems.mlp()), cross_entropy, batches, sgd, **options)
 
 
 def cnn(steps, **options):
@@ -149,7 +147,7 @@ def cnn(steps, **options):
             yield x.contiguous(memory_format=torch.channels_last), y
 
     adam = partial(torch.optim.Adam, lr=1e-3)
-    return loop(make, F.cross_entropy, channels_last, adam, **options)
+    return loop(make, cross_entropy, channels_last, adam, **options)
 
 
 def sweep_r2b(runs):
@@ -172,6 +170,7 @@ def sweep_mlp(steps):
 FIRST_STEP = """
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy, mse_loss
 model = nn.Sequential(nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
 loss = nn.functional.cross_entropy(model(torch.ones(100, 784)), torch.zeros(100).long())

@@ -96,7 +96,9 @@ def cnn(steps):
     def conv(x, w, b):
         dimensions = ("NHWC", "HWIO", "NHWC")
         y = jax.lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=dimensions) + b
-        pooled = jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        pooled = jax.lax.reduce_window(
+            y, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+        )
         return jax.nn.relu(pooled)
 
     def loss_fn(params, batch):
@@ -108,9 +110,7 @@ def cnn(steps):
     shapes = [(5, 5, 1, 32), (32,), (5, 5, 32, 64), (64,), (1024, 256), (256,), (256, 10), (10,)]
     params = [0.05 * jax.random.normal(jax.random.key(i), s) for i, s in enumerate(shapes)]
     few = -(-steps // 20)
-    run = descent(
-        loss_fn, params, problems.mnist(), few, 0, optimizer=optax.adam(1e-3), size=128
-    )
+    run = descent(loss_fn, params, problems.mnist(), few, 0, optimizer=optax.adam(1e-3), size=128)
     run.steps = few
     return run
 

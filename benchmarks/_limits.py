@@ -1,0 +1,40 @@
+"""What the machine can do at best, measured through JAX: no program of ours can be faster."""
+
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+
+
+def fastest(run, rounds: int) -> float:
+    run()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def measure(quick: bool) -> dict[str, float]:
+    """FLOP/s of a large matrix product, bytes/s of a copy, seconds of an empty loop's iteration."""
+    n, rounds = (256, 2) if quick else (2048, 7)
+    a = jnp.ones((n, n))
+    product = jax.jit(lambda a: a @ a)
+    words = jnp.ones(1_000 if quick else 50_000_000)
+    copy = jax.jit(lambda x: x + 1)
+    steps = 100 if quick else 100_000
+    loop = jax.jit(lambda x: jax.lax.fori_loop(0, steps, lambda i, x: x * 0.5 + 1, x))
+    return {
+        "flops": 2 * n**3 / fastest(lambda: product(a).block_until_ready(), rounds),
+        "bandwidth": 2 * words.nbytes / fastest(lambda: copy(words).block_until_ready(), rounds),
+        "iteration": fastest(lambda: loop(1.0).block_until_ready(), rounds) / steps,
+    }
+
+
+if __name__ == "__main__":
+    import json
+    import sys
+
+    print(json.dumps(measure("quick" in sys.argv)))

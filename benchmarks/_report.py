@@ -1,0 +1,110 @@
+"""What was measured, as a table, a file of JSON and a chart."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.problems import JOBS
+
+Results = dict[str, dict[str, dict[str, Any]]]  # by job, then by peer
+
+
+def limit(job: str, limits: dict[str, float], steps: int) -> tuple[float, str]:
+    """The seconds a job takes at least, and what bounds it."""
+    bounds = {
+        "products at GEMM peak": JOBS[job].flops / limits["flops"],
+        "memory bandwidth": JOBS[job].passes / limits["bandwidth"],
+        "loop latency": limits["iteration"],
+    }
+    name = max(bounds, key=lambda name: bounds[name])
+    return bounds[name] * steps, name
+
+
+def median(result: dict[str, Any]) -> float:
+    """Seconds of a whole job: some peers do a part, and say how many steps."""
+    return statistics.median(result["seconds"]) * result["of_steps"] / result["steps"]
+
+
+def rows(job: str, results: dict[str, dict[str, Any]], limits: dict[str, float]) -> list[list[str]]:
+    ours = median(results["fgd"]) if "seconds" in results.get("fgd", {}) else None
+    table = []
+    for peer, result in results.items():
+        if "seconds" not in result:
+            table.append([peer, f"skipped: {result['missing']}", "", "", "", ""])
+            continue
+        scale = result["of_steps"] / result["steps"]
+        low, high = min(result["seconds"]) * scale, max(result["seconds"]) * scale
+        middle = median(result)
+        table.append(
+            [
+                peer,
+                f"{1e3 * middle:,.1f}",
+                f"{1e3 * low:,.1f}–{1e3 * high:,.1f}",
+                "" if ours is None or peer == "fgd" else f"{middle / ours:,.2f}",
+                f"{result['first'] - statistics.median(result['seconds']):.2f}",
+                f"{result['peak_mb']:,.0f}",
+            ]
+        )
+    return table
+
+
+def markdown(results: Results, limits: dict[str, float], heading: str) -> str:
+    lines = [
+        heading,
+        "",
+        f"Limits measured in the same run: {limits['flops'] / 1e9:,.0f} GFLOP/s in a large matrix "
+        f"product, {limits['bandwidth'] / 1e9:,.1f} GB/s of memory, "
+        f"{1e9 * limits['iteration']:,.0f} ns an iteration of an empty loop.",
+    ]
+    for job, by_peer in results.items():
+        lines += ["", f"## {JOBS[job].title} (`{job}`)", ""]
+        head = ["", "ms, median", "range", "× fgd's time", "first run − median, s", "peak MB"]
+        lines += ["| " + " | ".join(head) + " |", "|---|--:|--:|--:|--:|--:|"]
+        lines += ["| " + " | ".join(row) + " |" for row in rows(job, by_peer, limits)]
+        fgd = by_peer.get("fgd", {})
+        if JOBS[job].flops or JOBS[job].passes or job == "r2b":
+            least, bound = limit(job, limits, fgd.get("of_steps", 1))
+            if "seconds" in fgd and least:
+                times = median(fgd) / least
+                lines += [
+                    "",
+                    f"fgd takes {times:.2f} × the time of {bound}, {1e3 * least:,.1f} ms.",
+                ]
+    return "\n".join(lines) + "\n"
+
+
+def chart(results: Results, path: Path) -> None:
+    """Each peer's time over fgd's, a row for each job, on a log axis."""
+    import matplotlib.pyplot as plt
+
+    jobs = [job for job in results if "seconds" in results[job].get("fgd", {})]
+    peers = dict.fromkeys(
+        peer for job in jobs for peer in results[job] if not peer.startswith("fgd")
+    )
+    figure, ax = plt.subplots(figsize=(8, 0.5 * len(jobs) + 1.6), layout="constrained")
+    ax.axvline(1, color="#1b7837", linewidth=2, label="fgd")
+    markers = dict(zip(peers, "os^vDPX*", strict=False))
+    for peer in peers:
+        points = [
+            (median(results[job][peer]) / median(results[job]["fgd"]), len(jobs) - 1 - i)
+            for i, job in enumerate(jobs)
+            if "seconds" in results[job].get(peer, {})
+        ]
+        if points:
+            ax.plot(*zip(*points, strict=True), markers[peer], label=peer, markersize=7)
+    ax.set(xscale="log", xlabel="time over fgd's (right of the line: slower than fgd)")
+    ax.set_yticks(range(len(jobs)), [JOBS[job].title for job in reversed(jobs)])
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.grid(axis="x", which="both", alpha=0.2)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.savefig(path, dpi=150)
+
+
+def save(results: Results, limits: dict[str, float], heading: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {"heading": heading, "limits": limits, "jobs": results}
+    (folder / "results.json").write_text(json.dumps(data, indent=1) + "\n")
+    (folder / "results.md").write_text(markdown(results, limits, heading))
+    chart(results, folder / "ratios.png")

@@ -1,0 +1,46 @@
+"""One job of one peer, in a process of its own: `python -m benchmarks._worker peer job steps`.
+
+It answers each line of its input with a line of JSON, so that peers can take turns.
+"""
+
+import importlib
+import json
+import resource
+import sys
+import time
+
+from benchmarks.peers import PEERS
+
+
+def answer(**fields):
+    print("#" + json.dumps(fields), flush=True)
+
+
+def timed(run):
+    start = time.perf_counter()
+    value = run()
+    return {"seconds": time.perf_counter() - start, "value": value}
+
+
+def main(peer: str, job: str, steps: int) -> None:
+    try:
+        module = importlib.import_module(f"benchmarks.peers.{PEERS[peer]}")
+        make = module.JOBS.get(job)
+    except ImportError as error:
+        return answer(missing=str(error))
+    if make is None:
+        return answer(missing="not one of its jobs")
+    run = make(steps)
+    answer(steps=getattr(run, "steps", steps), **timed(run))  # the first run compiles
+    for _ in sys.stdin:
+        answer(**timed(run))
+    # Of this process and of those it started; kilobytes on Linux.
+    peaks = [
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
+    answer(peak_mb=max(peaks) / 1024)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
