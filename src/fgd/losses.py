@@ -1,6 +1,5 @@
 """Losses and metrics of a batch, and `supervised`, which makes the loss of a model."""
 
-from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -10,6 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Integer, Num
 
 from fgd import _checks
+from fgd._supervised import supervised as supervised
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -111,48 +111,6 @@ def accuracy(
     _check_labels("accuracy", logits, labels)
     right = jnp.argmax(logits, axis=-1) == _wide(labels)
     return _reduce("accuracy", _checks.single(right), reduction)
-
-
-def supervised(
-    apply: Callable[..., jax.Array],
-    loss: Callable[[jax.Array, jax.Array], jax.Array],
-    *,
-    preprocess: Callable[[jax.Array], jax.Array] | None = None,
-    metrics: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] | None = None,
-) -> Callable[..., Any]:
-    """The loss of a model that should map inputs to targets, ready for `train_step`.
-
-    Args:
-      apply: `apply(params, inputs) -> predictions`; also given `key=key` if the loss is.
-      loss: `loss(predictions, targets) -> scalar`.
-      preprocess: applied to each batch's inputs first, inside the step, so that the data can stay
-        as it is stored (`fgd.data.normalize` for images).
-      metrics: {name: metric(predictions, targets) -> scalar}; train with `has_aux=True` then.
-
-    Returns:
-      `loss_fn(params, (inputs, targets), key=None)`, a scalar, or with metrics
-      `(scalar, {name: scalar})`. For dropout, train with `stochastic=True`.
-
-    Example:
-      >>> import fgd
-      >>> model = fgd.models.mlp([784, 200, 10])
-      >>> loss_fn = fgd.supervised(model.apply, fgd.losses.cross_entropy)
-    """
-
-    def loss_fn(params: Any, batch: Any, key: jax.Array | None = None) -> Any:
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise TypeError(
-                f"supervised: expected a batch (inputs, targets), got {type(batch).__name__}"
-            )
-        inputs, targets = batch
-        inputs = inputs if preprocess is None else preprocess(inputs)
-        pred = apply(params, inputs, **({} if key is None else {"key": key}))
-        value = loss(pred, targets)
-        if metrics is None:
-            return value
-        return value, {name: metric(pred, targets) for name, metric in metrics.items()}
-
-    return loss_fn
 
 
 def _reduce(caller: str, values: jax.Array, reduction: str) -> jax.Array:
