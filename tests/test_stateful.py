@@ -221,8 +221,8 @@ def test_statistics_are_those_of_the_whole_batch_however_it_is_sharded(kind, x64
 def test_evaluate(kind):
     """The pair (params, model_state) is evaluated as parameters are: no row sees another."""
     model = make(kind, dropout=0.5)
-    step, state = begin(model)
-    state, _ = fgd.fit(step, state, data(), batch_size=ROWS, num_steps=30)
+    step, start = begin(model)
+    state, _ = fgd.fit(step, start, data(), batch_size=ROWS, num_steps=30)
 
     def metrics(variables, batch):
         x, y = batch
@@ -241,6 +241,12 @@ def test_evaluate(kind):
     np.testing.assert_allclose(
         fgd.evaluate(metrics, variables, data())["error"], expected, rtol=1e-4
     )
+    evaluate = partial(fgd.evaluate, metrics, data=data())
+    _, history = fgd.train(
+        step, start, data(), batch_size=ROWS, num_steps=30, chunk=15, evaluate=evaluate
+    )
+    assert history["evaluate"]["step"].tolist() == [15, 30]
+    np.testing.assert_allclose(history["evaluate"]["error"][-1], expected, rtol=1e-4)
 
 
 class LinenCounter(linen.Module):

@@ -57,7 +57,7 @@ def train(
       chunk: steps per compiled call, a multiple of `record_every`. None: about half a second's.
       evaluate: `evaluate(params) -> {name: value}`, called whenever the steps completed are a
         multiple of `chunk` (of an epoch's if that is None), and at the end. The parameters are a
-        copy that it may keep.
+        copy that it may keep; with a model state they are the pair (params, model_state).
       log: where to write every entry of the history, and evaluations as "evaluate/name": a file
         ending in .jsonl or .csv, to which lines are added; a directory for TensorBoard; a function
         of (step, {name: value}); or TensorBoard's own writer. Process 0 writes.
@@ -154,7 +154,9 @@ def _stop(state: TrainState, record: Record, evaluate: Any, stop_when: Any) -> b
     """Evaluates, and asks whether that was enough."""
     metrics: dict[str, Any] = record.means()
     if evaluate is not None:
-        metrics["evaluate"] = record.evaluated(evaluate(local(copied(state.params))))
+        own = state.params, state.model_state
+        own = own[0] if own[1] is None else own
+        metrics["evaluate"] = record.evaluated(evaluate(local(copied(own))))
     return stop_when is not None and bool(stop_when(copied(state), metrics))
 
 
