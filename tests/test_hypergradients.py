@@ -12,7 +12,7 @@ from problems import OPTIMIZERS, close
 
 import fgd
 
-ROWS, STEPS, H = 12, 25, 1e-6
+ROWS, STEPS, H = 12, 18, 1e-6
 MODEL = fgd.models.mlp([3, 4, 2], activation=jnp.tanh)
 
 # Each at learning rate 1, and the other numbers it may be differentiated by.
@@ -79,12 +79,12 @@ def test_hypergradients(name, x64):
         "weights": jnp.linspace(0.5, 1.5, ROWS),
     }
     flat, tree = ravel_pytree(jax.tree.map(jnp.asarray, inputs))
-    steps = H * jnp.eye(flat.size)
+    steps = H * jnp.concatenate([jnp.eye(flat.size), -jnp.eye(flat.size)])
 
     @jax.jit
     def both(flat):
-        run = jax.vmap(lambda step: final_loss(tree(flat + step)))
-        return jax.grad(final_loss)(tree(flat)), (run(steps) - run(-steps)) / (2 * H)
+        ahead, behind = jnp.split(jax.vmap(lambda step: final_loss(tree(flat + step)))(steps), 2)
+        return jax.grad(final_loss)(tree(flat)), (ahead - behind) / (2 * H)
 
     gradient, differences = both(flat)
     expected = tree(differences)
@@ -141,12 +141,6 @@ def test_schedules_of_a_traced_peak(name, x64):
     h = 1e-4  # some of optax's schedules are in float32 whatever they are given
     slope = (run(0.02 + h) - run(0.02 - h)) / (2 * h)
     np.testing.assert_allclose(jax.grad(run)(0.02), slope, rtol=2e-3)
-
-    with jax.numpy_dtype_promotion("standard"):
-        rates = jnp.stack([SCHEDULES[name](0.02)(jnp.int32(t)) for t in range(STEPS)])
-    step = fgd.train_step(weighted, fgd.adam(lambda count: rates[count]))
-    _, history = fgd.fit(step, step.init(start), batch, num_steps=STEPS)
-    np.testing.assert_allclose(run(0.02), history["loss"][-1], rtol=1e-5)
 
 
 def test_hyperoptax_searches_runs():

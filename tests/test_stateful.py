@@ -211,6 +211,14 @@ def test_statistics_are_those_of_the_whole_batch_however_it_is_sharded(kind, x64
     assert len(shards[0].sharding.device_set) == 4
     close((state.params, state.model_state), (alone.params, alone.model_state), 1e-10, 1e-13)
     close(sharded, metrics, rtol=1e-10)
+    run = {"batch_size": ROWS, "num_steps": 5}
+    alone, over_devices = (fgd.fit(step, start, batch, **run, mesh=m)[0] for m in (None, mesh))
+    close(
+        (over_devices.params, over_devices.model_state),
+        (alone.params, alone.model_state),
+        1e-9,
+        1e-12,
+    )
     hidden = X.reshape(40, -1) @ np.asarray(start.params["first"]["kernel"])
     found = statistics(state.model_state)
     np.testing.assert_allclose(found["mean"], 0.1 * hidden.mean(axis=0), rtol=1e-9)
