@@ -82,7 +82,7 @@ def layers(draw: np.random.Generator, sizes: list[int]) -> list[np.ndarray]:
 
 @cache
 def mnist() -> tuple[np.ndarray, np.ndarray]:
-    """60,000 images [28, 28] in uint8, and labels; if need be, the sample of 5,000 again and again."""
+    """60,000 images [28, 28] in uint8, and labels; if need be, a sample of 5,000, repeated."""
     import fgd
 
     images, labels = (np.asarray(x) for x in fgd.data.mnist().train)

@@ -70,17 +70,13 @@ def mlp(
     if len(sizes) < 2:
         raise ValueError(f"mlp: expected at least two sizes, got {list(sizes)}")
 
+    @jax.jit
     def init(key: Key[Array, ""]) -> list[dict[str, jax.Array]]:
-        def layer(key: jax.Array, n_in: int, n_out: int) -> dict[str, jax.Array]:
-            bound = 1 / math.sqrt(n_in)
-            w_key, b_key = jax.random.split(key)
-            return {
-                "w": jax.random.uniform(w_key, (n_in, n_out), minval=-bound, maxval=bound),
-                "b": jax.random.uniform(b_key, (n_out,), minval=-bound, maxval=bound),
-            }
-
-        keys = jax.random.split(key, len(sizes) - 1)
-        return [layer(k, *shape) for k, shape in zip(keys, pairwise(sizes), strict=True)]
+        keys = jax.vmap(jax.random.split)(jax.random.split(key, len(sizes) - 1))
+        shapes = [shape for n_in, n_out in pairwise(sizes) for shape in ((n_in, n_out), (n_out,))]
+        bounds = [1 / math.sqrt(n_in) for n_in in sizes[:-1] for _ in "wb"]
+        leaves = iter(_uniform(keys.reshape(-1), shapes, bounds))
+        return [{"w": w, "b": b} for w, b in zip(leaves, leaves, strict=True)]
 
     def apply(
         params: PyTree, x: Float[Array, "rows *features"], *, key: jax.Array | None = None
@@ -92,6 +88,22 @@ def mlp(
         return _affine(params[-1], x)
 
     return Model(init, apply)
+
+
+def _uniform(
+    keys: jax.Array, shapes: list[tuple[int, ...]], bounds: list[float]
+) -> list[jax.Array]:
+    """`jax.random.uniform(key, shape, minval=-bound, maxval=bound)` of each three.
+
+    They are parts of draws of one size, because each size costs a quarter of a second of compiling.
+    """
+    counts = [math.prod(shape) for shape in shapes]
+
+    def draw(key: jax.Array, bound: jax.Array) -> jax.Array:
+        return jax.random.uniform(key, (max(counts),), minval=-bound, maxval=bound)
+
+    draws = jax.vmap(draw)(keys, jnp.array(bounds, float))
+    return [x[:n].reshape(s) for x, n, s in zip(draws, counts, shapes, strict=True)]
 
 
 def _affine(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
