@@ -9,7 +9,17 @@ import pytest
 
 import fgd
 
-MODULES = [fgd, fgd.data, fgd.export, fgd.interop, fgd.losses, fgd.models, fgd.plots, fgd.testing]
+MODULES = [
+    fgd,
+    fgd.conv,
+    fgd.data,
+    fgd.export,
+    fgd.interop,
+    fgd.losses,
+    fgd.models,
+    fgd.plots,
+    fgd.testing,
+]
 SOURCE = Path(inspect.getfile(fgd)).parent
 
 
@@ -27,6 +37,7 @@ def public(module):
 NAMES = {
     fgd: "Step TrainState adagrad adam evaluate fit momentum rmsprop sgd supervised sweep train "
     "train_step",
+    fgd.conv: "avg_pool conv_general_dilated max_pool",
     fgd.data: "MNIST linear mnist normalize shuffle split",
     fgd.export: "Artifact load save",
     fgd.interop: "from_torch load save to_torch",
@@ -89,7 +100,7 @@ def test_files_are_short_and_typed():
         assert len(path.read_text().splitlines()) <= 200, path
 
 
-@pytest.mark.parametrize("layer", ["data", "losses", "models", "optimizers", "plots"])
+@pytest.mark.parametrize("layer", ["conv", "data", "losses", "models", "optimizers", "plots"])
 def test_imports_point_one_way(layer):
     """Data, losses, models and optimizers know nothing of the spine."""
     code = f"""

@@ -5,6 +5,7 @@ a whole run as one compiled, pure function, `train` the program around a run.
 """
 
 from fgd import (
+    conv as conv,
     data as data,
     export as export,
     interop as interop,
