@@ -42,7 +42,7 @@ NAMES = {
     fgd.export: "Artifact load save",
     fgd.interop: "from_torch load save to_torch",
     fgd.losses: "accuracy cross_entropy mse supervised",
-    fgd.models: "Model from_flax linear mlp",
+    fgd.models: "Model cnn from_flax linear mlp",
     fgd.plots: "contours digits fitted_line loss_curve paths sweep_curves sweep_heatmap",
     fgd.testing: "check_gradients",
 }

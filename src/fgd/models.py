@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from fgd import _checks
+from fgd._cnn import cnn as cnn
 from fgd._flax import from_flax as from_flax
 from fgd._model import Model as Model, PyTree
 
