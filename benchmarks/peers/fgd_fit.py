@@ -77,7 +77,7 @@ def r5e(steps, **options):
 
 
 def cnn(steps):
-    model = fgd.models.cnn((28, 28, 1), [32, 64], [256, 10], kernel_size=5)
+    model = fgd.models.cnn((28, 28, 1), [32, 64], [256, 10], padding="VALID")
     loss_fn = fgd.supervised(model.apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize)
     step = fgd.train_step(loss_fn, optax.adam(1e-3))
     data, params = jax.device_put(problems.mnist()), model.init(jax.random.key(0))
