@@ -14,7 +14,7 @@ import numpy as np
 
 from fgd._checks import count_rows, mismatch
 from fgd._fit import recorded, run
-from fgd._mesh import AXIS, split
+from fgd._mesh import AXIS, split, within
 from fgd._plan import Plan
 from fgd._step import Step, Update
 from fgd._types import Metrics, PyTree, TrainState
@@ -42,7 +42,8 @@ def of_arrays(step: Step, data: PyTree, plan: Plan) -> Advance:
     program = step.program(_many, static_argnames="plan", donate_argnums=0)
 
     def advance(state: TrainState, records: int) -> Any:
-        state, history = program(state, data, np.int32(records), plan=plan)
+        with within(plan.mesh):
+            state, history = program(state, data, np.int32(records), plan=plan)
         # Copies: a view would keep the whole buffer.
         return state, {name: np.array(x)[:records].copy() for name, x in history.items()}, None
 
@@ -75,7 +76,8 @@ def of_stream(step: Step, batches: Iterator[PyTree], plan: Plan) -> Advance:
             except (Exception, KeyboardInterrupt) as error:
                 problem = error
                 break
-            state, metrics = program(state, batch, plan=plan)
+            with within(plan.mesh):
+                state, metrics = program(state, batch, plan=plan)
             window.append(metrics)
             if len(window) == plan.record_every:
                 history.append(_mean(window))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import Mesh
 
-from fgd._mesh import place
+from fgd._mesh import place, specs, within
 from fgd._plan import Plan, plan_run
 from fgd._step import Step, Update
 from fgd._types import Metrics, PyTree, TrainState
@@ -71,9 +71,11 @@ def fit(
         "fit", step, state, data, batch_size, num_steps, num_epochs, shuffle, record_every, mesh
     )
     if plan.mesh:
-        state, data = place(plan.mesh, (state, data))
+        state, data = place("fit", plan.mesh, (state, data))
+        plan = plan._replace(specs=specs(state))
     program = step.program(run, static_argnames=("plan", "records"))
-    return program(state, data, plan=plan, records=total // plan.record_every)
+    with within(plan.mesh):
+        return program(state, data, plan=plan, records=total // plan.record_every)
 
 
 def run(
@@ -87,7 +89,8 @@ def recorded(update: Update, data: PyTree, plan: Plan) -> Body:
     """The part of a run that makes one entry of its history."""
 
     def one_step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        return update(state, plan.batch(state, data))
+        state, metrics = update(state, plan.batch(state, data))
+        return plan.hold(state), metrics
 
     def window(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         state, metrics = _scan(one_step, state, plan.record_every)

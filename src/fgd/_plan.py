@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec as P
 
 from fgd._checks import count, count_rows, is_concrete
-from fgd._mesh import AXIS, data_mesh, replicated, split
+from fgd._mesh import AXIS, data_mesh, hold, replicated, split
 from fgd._step import Step
 from fgd._types import PyTree, TrainState
 from fgd.data._shuffle import shuffle as shuffled
@@ -21,6 +21,7 @@ class Plan(NamedTuple):
     shuffle: bool
     record_every: int
     mesh: Mesh | None = None
+    specs: tuple[P | None, ...] = ()  # of the state on the mesh
 
     @property
     def steps_per_epoch(self) -> int:
@@ -35,6 +36,10 @@ class Plan(NamedTuple):
             if self.mesh is None
             else jax.lax.with_sharding_constraint(batch, split(self.mesh))
         )
+
+    def hold(self, state: TrainState) -> TrainState:
+        """`state` on the devices where its caller placed it."""
+        return state if self.mesh is None else hold(self.mesh, self.specs, state)
 
     def _gather(self, size: int, state: TrainState, data: PyTree) -> PyTree:
         within = jnp.arange(size, dtype=jnp.int32)

@@ -7,15 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental.multihost_utils import broadcast_one_to_all
 from jax.sharding import Mesh
 
 from fgd._checks import count, is_concrete
 from fgd._console import Bar, Interrupts, warn_interrupted
 from fgd._feed import AHEAD, CAPACITY, is_stream, of_arrays, of_stream
 from fgd._log import Writer, open_log
-from fgd._mesh import local, place
+from fgd._mesh import across, agreed, local, place, specs
 from fgd._plan import plan_run
 from fgd._record import Record
 from fgd._step import Step
@@ -119,15 +117,17 @@ def train(
             "train: a stream has no epochs; give chunk, the steps between two evaluations"
         )
     if plan.mesh:
-        state = place(plan.mesh, state)
+        state = place("train", plan.mesh, state)
+        plan = plan._replace(specs=specs(state))
     state = copied(state)  # the caller keeps its own; the programs use up what they are given
     if stream:
         advance = of_stream(step, iter(data), plan)
     else:
-        data = place(plan.mesh, data) if plan.mesh else jax.tree.map(jnp.asarray, data)
+        data = place("train", plan.mesh, data) if plan.mesh else jax.tree.map(jnp.asarray, data)
         advance = of_arrays(step, data, plan)
-    shown, log = (progress, log) if jax.process_index() == 0 else (False, None)
-    with Interrupts() as interrupts, Bar(total, shown) as bar, open_log(log) as write:
+    if across(plan.mesh) and jax.process_index() > 0:  # process 0 speaks for all
+        progress, log = False, None
+    with Interrupts() as interrupts, Bar(total, progress) as bar, open_log(log) as write:
         record = Record(first, record_every, bar, write)
         pace = _Pace(AHEAD if stream else CAPACITY, fixed=chunk is not None)
         while True:
@@ -137,15 +137,18 @@ def train(
             records = min((until - record.done) // record_every, pace.records)
             start = time.perf_counter()
             state, part, problem = advance(state, records)
-            pace.saw(records, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            seconds, asked = agreed(plan.mesh, seconds, interrupts.asked)
+            pace.saw(records, seconds)
             record.add(part)
-            stop = isinstance(problem, KeyboardInterrupt) or interrupts.asked
+            stop = isinstance(problem, KeyboardInterrupt) or asked
             if stop and record.done < total:
                 warn_interrupted(record.done, total)
             elif problem is not None:
                 raise _failure(problem, record, total, state)
             elif watched and record.done == until:
                 stop = _stop(state, record, evaluate, stop_when)
+                _, stop = agreed(plan.mesh, 0.0, stop)
             if stop or record.done >= total:
                 return state, record.history()
 
@@ -189,8 +192,6 @@ class _Pace:
         """Learns from a call; the first one compiled, so its time says nothing."""
         if self._fixed:
             return
-        if jax.process_count() > 1:  # their calls must be of one length
-            seconds = float(broadcast_one_to_all(np.float32(seconds)))
         fitting = int(records * _SECONDS / max(seconds, 1e-9))
         grown = 8 * records if self._first else min(fitting, 8 * records)
         self.records, self._first = max(1, min(grown, self._most)), False
