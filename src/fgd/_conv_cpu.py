@@ -30,18 +30,14 @@ mlir.register_lowering(conv_p, mlir.lower_fun(_cpu, multiple_results=False), pla
 
 
 def _one(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
+    """A kernel's gradient, known by a window that leaves few places, in parts that fit a cache."""
     _, window, places = conv.extents(lhs, rhs)
-    rows, features = (lhs.shape[axis] for axis in conv.lhs_spec[:2])
-    if not isinstance(rows, int) or 4 * math.prod(places) > math.prod(window):
+    features = lhs.shape[conv.lhs_spec[1]]  # the gradient's are rows; in an export, of any number
+    if not isinstance(features, int) or 4 * math.prod(places) > math.prod(window):
         return _canonical(lhs, rhs, conv)
-    # A window that leaves few places is a gradient's: it covers an image, its features are rows.
-    if rows * math.prod(places) <= 64:
-        return _product(lhs, rhs, conv)
-    if not isinstance(features, int):
-        return _canonical(lhs, rhs, conv)
-    wanted = min(-(-rhs.size * rhs.dtype.itemsize // _CACHE), max(1, features // 4))
+    wanted = max(1, min(rhs.size * rhs.dtype.itemsize // _CACHE, features // 2))
     parts = next(n for n in range(wanted, 0, -1) if features % n == 0)
-    return _in_parts(lhs, rhs, conv, parts)
+    return _canonical(lhs, rhs, conv) if parts == 1 else _in_parts(lhs, rhs, conv, parts)
 
 
 def _canonical(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
@@ -53,40 +49,12 @@ def _canonical(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
     )
     lhs = lhs.transpose([conv.lhs_spec[0], *conv.lhs_spec[2:], conv.lhs_spec[1]])
     rhs = rhs.transpose([*conv.rhs_spec[2:], conv.rhs_spec[1], conv.rhs_spec[0]])
-    out = plain(lhs, rhs)
-    return _from_rows_first(out, conv)
-
-
-def _from_rows_first(out: jax.Array, conv: Conv) -> jax.Array:
-    return out.transpose(np.argsort([conv.out_spec[0], *conv.out_spec[2:], conv.out_spec[1]]))
-
-
-def _product(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
-    """As one matrix product: a row for what the window covers at each place."""
-    _, window, places = conv.extents(lhs, rhs)
-    pads = [(0, 0, 0), (0, 0, 0)]
-    pads += [(a, b, d - 1) for (a, b), d in zip(conv.padding, conv.lhs_dilation, strict=True)]
-    image = lax.pad(lhs.transpose(conv.lhs_spec), jnp.zeros((), lhs.dtype), pads)
-    covered = [
-        lax.slice(
-            image,
-            (0, 0, *start),
-            (*image.shape[:2], *(start + window)),
-            (1, 1, *conv.rhs_dilation),
-        ).reshape(image.shape[0], -1)
-        for start in np.array(list(np.ndindex(*places))) * conv.strides
-    ]
-    matrix = rhs.transpose([*conv.rhs_spec[1:], conv.rhs_spec[0]])
-    matrix = matrix.reshape(-1, matrix.shape[-1])
-    out = jnp.matmul(jnp.concatenate(covered), matrix, precision=conv.precision)
-    out = out.reshape(*places, image.shape[0], -1)
-    return _from_rows_first(jnp.moveaxis(out, -2, 0), conv)
+    back = np.argsort([conv.out_spec[0], *conv.out_spec[2:], conv.out_spec[1]])
+    return plain(lhs, rhs).transpose(back)
 
 
 def _in_parts(lhs: jax.Array, rhs: jax.Array, conv: Conv, parts: int) -> jax.Array:
-    """As a sum over parts of the features, each small enough to stay in a cache."""
-    if parts == 1:
-        return _canonical(lhs, rhs, conv)
+    """As a sum over parts of the features: XLA reads all of rhs for every row of the result."""
 
     def split(x: jax.Array, axis: int) -> jax.Array:
         x = x.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :])
