@@ -41,6 +41,7 @@ JOBS = {
     "rows_1e5": Job("4,000 steps on a hundred thousand rows", (4000, 50)),
     "rows_1e7": Job("4,000 steps on ten million rows", (4000, 50)),
     "cold": Job("a process from its start to its first step"),
+    "mnist_99": Job("99 % of MNIST, a process from its start"),
 }
 
 

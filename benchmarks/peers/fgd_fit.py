@@ -1,6 +1,5 @@
 """fgd: `fit`, `sweep`."""
 
-import sys
 from functools import partial
 
 import jax
@@ -9,6 +8,7 @@ import optax
 
 import fgd
 from benchmarks import problems
+from benchmarks.peers import process
 
 PLAIN_SUMS = {
     "xla_disable_hlo_passes": "tree_reduction_rewriter"
@@ -125,13 +125,6 @@ print(float(step(state, batch)[1]["loss"]))
 """
 
 
-def cold(steps, program=FIRST_STEP):
-    import subprocess
-
-    command = [sys.executable, "-c", program]
-    return lambda: float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
 JOBS = {
     "r2b": r2b,
     "r2c": r2c,
@@ -142,6 +135,9 @@ JOBS = {
     "cnn": cnn,
     "sweep_r2b": sweep_r2b,
     "sweep_mlp": sweep_mlp,
-    "cold": cold,
+    "cold": lambda steps: process.program(FIRST_STEP),
+    "mnist_99": lambda steps: process.mnist_99(
+        process.EXAMPLES / "mnist_99.py", ("--source", "files")
+    ),
     **{name: partial(rows, name) for name in ("rows_1e3", "rows_1e5", "rows_1e7")},
 }

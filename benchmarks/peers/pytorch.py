@@ -1,7 +1,5 @@
 """PyTorch: an eager loop, tensors in memory, as its tutorials write it."""
 
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
@@ -10,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from benchmarks import problems
+from benchmarks.peers import process
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -180,11 +179,6 @@ print(float(loss))
 """
 
 
-def cold(steps):
-    command = [sys.executable, "-c", FIRST_STEP]
-    return lambda: float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
 SGD, ADAM = (partial(kind, lr=1e-4) for kind in (torch.optim.SGD, torch.optim.Adam))
 
 JOBS = {
@@ -197,5 +191,6 @@ JOBS = {
     "cnn": cnn,
     "sweep_r2b": sweep_r2b,
     "sweep_mlp": sweep_mlp,
-    "cold": cold,
+    "cold": lambda steps: process.program(FIRST_STEP),
+    "mnist_99": lambda steps: process.mnist_99(process.PEERS / "mnist_99_torch.py"),
 }

@@ -1,21 +1,13 @@
-"""The recipe of `examples/mnist_99.py` in PyTorch, and the two in turns, whole processes.
-
-FGD_DATA_DIR=… python benchmarks/mnist_99_torch.py [seed]      # PyTorch alone
-FGD_DATA_DIR=… python benchmarks/mnist_99_torch.py --race 5    # rounds of both
-"""
+"""The recipe of `examples/mnist_99.py` in PyTorch: `python mnist_99_torch.py [seed]`."""
 
 import gzip
 import os
-import re
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 BEGAN = time.perf_counter()
 BATCH = 256
-EXAMPLE = Path(__file__).parent.parent / "examples" / "mnist_99.py"
 
 
 def read(name):
@@ -66,28 +58,5 @@ def train(seed):
     print(f"from the start     {time.perf_counter() - BEGAN:.2f} s")
 
 
-def race(rounds):
-    commands = {"fgd": [EXAMPLE, "--seed"], "PyTorch": [__file__]}
-    seconds, found = ({name: [] for name in commands} for _ in range(2))
-    for turn in range(rounds):
-        for name, command in commands.items():
-            done = subprocess.run(
-                [sys.executable, *map(str, command), str(turn)],
-                capture_output=True, text=True, check=True,
-            ).stdout  # fmt: skip
-            seconds[name].append(float(re.findall(r"from the start +([\d.]+)", done)[0]))
-            found[name].append(float(re.findall(r"test accuracy +([\d.]+)", done)[0]))
-    ours = statistics.median(seconds["fgd"])
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        print(
-            f"{name:8} median {median:5.2f} s, least {min(times):5.2f} s, "
-            f"{median / ours:4.2f} × fgd's; mean accuracy {statistics.mean(found[name]):.4f}"
-        )
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--race"]:
-        race(int(sys.argv[2]) if sys.argv[2:] else 5)
-    else:
-        train(int(sys.argv[1]) if sys.argv[1:] else 0)
+    train(int(sys.argv[1]) if sys.argv[1:] else 0)
