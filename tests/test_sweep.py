@@ -198,6 +198,40 @@ def test_every_kind_of_axis():
     np.testing.assert_array_equal(swept["sum"][:, 0, 3], [3 + 2, 2 * (3 + 2)])
 
 
+@pytest.mark.parametrize(
+    "values",
+    [range(3), [True, False], [np.float32(1), np.float32(2)], np.array([True]), [jnp.int32(2)] * 2],
+    ids=str,
+)
+def test_what_counts_as_numbers(values):
+    np.testing.assert_array_equal(fgd.sweep(lambda a: a, a=values), np.array(values))
+
+
+def test_keys_in_a_list_and_16_bit_floats():
+    keys = [jax.random.key(i) for i in range(3)]
+    draws = fgd.sweep(jax.random.uniform, key=keys)
+    np.testing.assert_array_equal(draws, [jax.random.uniform(key) for key in keys])
+    halves = np.asarray(jnp.array([1, 2], jnp.bfloat16))
+    assert fgd.sweep(lambda a: a, a=halves).dtype == jnp.bfloat16
+
+
+def test_a_mesh_takes_data_from_anywhere():
+    data = jax.device_put(jnp.arange(4.0), jax.devices()[5])
+    axis = jax.device_put(jnp.arange(6.0), jax.devices()[3])
+    swept = fgd.sweep(lambda a: a * jnp.sum(data), a=axis, mesh=MESH)
+    np.testing.assert_array_equal(swept, 6 * np.arange(6))
+
+
+def test_a_trace_is_of_its_settings():
+    def run(a):
+        return a / 3
+
+    single = fgd.sweep(run, a=np.arange(3, dtype=np.float32))
+    with jax.enable_x64(True):
+        double = fgd.sweep(run, a=np.arange(3, dtype=np.float64))
+    assert (single.dtype, double.dtype) == (jnp.float32, jnp.float64)
+
+
 def identity(rate):
     return rate
 
@@ -214,6 +248,7 @@ def identity(rate):
         ({"rate": ["a", "b"]}, TypeError, "has 'a', expected numbers"),
         ({"rate": "adam"}, TypeError, "has 'adam', expected numbers"),
         ({"rate": {"a": jnp.ones(2), "b": jnp.ones(3)}}, ValueError, r"unequal lengths \[2, 3\]"),
+        ({"rate": [2**40, 1]}, OverflowError, "out of bounds for int32"),
         ({"rates": [1.0]}, TypeError, r"axes are rates, but run takes \(rate\)"),
         ({"rate": [1.0], "max_parallel": 0}, ValueError, "max_parallel must be at least 1"),
         ({"rate": [1.0], "mesh": 4}, TypeError, "mesh must be a jax.sharding.Mesh, got 4"),
@@ -242,5 +277,7 @@ def test_what_decides_shapes_is_no_axis(as_users):
         fgd.sweep(lambda width: jnp.zeros(width), width=[5, 7])
     with pytest.raises(TypeError, match="loop over it in Python, around sweep"):
         fgd.sweep(lambda deep: 1.0 if deep else 2.0, deep=[0, 1])
+    with pytest.raises(TypeError, match="loop over it in Python, around sweep"):
+        fgd.sweep(lambda name: {0: 1.0}[name], name=[0])
     with pytest.raises(TypeError, match="run must be a function"):
         fgd.sweep(3, rate=[1.0])

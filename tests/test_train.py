@@ -294,3 +294,75 @@ def test_train_uses_up_only_its_own_states():
     fgd.train(step, start, data, num_steps=6, chunk=1, evaluate=evaluate)
     assert peaks == [3] * 6  # the caller's, the run's and evaluate's copy
     assert not start.params.is_deleted()
+
+
+@pytest.mark.parametrize("log", [None, lambda step, values: None])
+def test_evaluations_off_the_records(log):
+    """A run that begins between two records: it ends, or it is refused before it begins."""
+    state, _ = fit(1)
+    trained, history = fgd.train(
+        STEP, state, PROBLEM.data, num_steps=8, record_every=2, chunk=4, log=log, **PROBLEM.run
+    )
+    assert same(trained, fit(9)[0])
+    assert history["loss"].shape == (4,)
+    options = {"record_every": 4, "chunk": 12, "evaluate": lambda params: {}}
+    with pytest.raises(ValueError, match=r"record_every=4 does not divide .* the 1 steps before"):
+        fgd.train(STEP, state, PROBLEM.data, num_steps=12, **options, **PROBLEM.run)
+
+
+def no_disk():
+    raise OSError("no disk")
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        (lambda: {"x": jnp.ones(3)}, ValueError, r"every time; value\['x'\] is float32\[3\]"),
+        (
+            lambda: {"y": jnp.ones(2)},
+            ValueError,
+            r"same shapes every time; value\['x'\] is missing",
+        ),
+        (lambda: {"x": "good"}, TypeError, "evaluate returned 'good', expected arrays of numbers"),
+        (no_disk, OSError, "no disk"),
+    ],
+)
+def test_a_bad_evaluation_loses_nothing(bad, error, message):
+    calls = []
+
+    def evaluate(params):
+        calls.append(1)
+        return {"x": jnp.ones(2)} if len(calls) == 1 else bad()
+
+    with pytest.raises(error, match=message) as caught:
+        fgd.train(STEP, START, PROBLEM.data, num_steps=9, evaluate=evaluate, **PROBLEM.run)
+    assert same(caught.value.state, fit(6)[0])
+    np.testing.assert_array_equal(caught.value.history["loss"], fit(6)[1]["loss"])
+
+
+def test_no_steps_are_watched_too():
+    seen = []
+
+    def stop_when(state, metrics):
+        seen.append(metrics)
+
+    state, history = fgd.train(
+        STEP, START, PROBLEM.data, num_steps=0, stop_when=stop_when, **PROBLEM.run
+    )
+    assert same(state, START)
+    assert history["loss"].shape == (0,)
+    assert np.isnan(seen[0]["loss"])
+
+
+def test_train_is_not_for_traced_data(as_users):
+    def run(data):
+        return fgd.train(STEP, START, data, num_steps=1, **PROBLEM.run)[1]["loss"]
+
+    with pytest.raises(TypeError, match="inside jit, vmap or grad, use fit"):
+        jax.vmap(run)(jax.tree.map(lambda x: x[None], PROBLEM.data))
+
+
+def test_batches_of_torch_tensors():
+    torch = pytest.importorskip("torch")
+    stream = (tuple(map(torch.tensor, batch)) for batch in batches())
+    assert same(fgd.train(STEP, START, stream, num_steps=4), fit(4))

@@ -24,6 +24,7 @@ Advance = Callable[[TrainState, int], tuple[TrainState, History, BaseException |
 
 CAPACITY = 2**16  # entries of history that one compiled call can make
 AHEAD = 64  # steps that a stream may be ahead of the device
+SECONDS = 0.5  # what a call should take, so that progress is seen and interrupts heard
 
 
 def is_stream(data: Any) -> bool:
@@ -57,9 +58,11 @@ def of_stream(step: Step, batches: Iterator[PyTree], plan: Plan) -> Advance:
 
     def next_batch() -> PyTree:
         # Copies, for a loader may fill its buffers again while the device still reads.
-        batch = jax.tree.map(np.array, next(batches))
+        batch = next(batches)
         if not likeness:
-            _check_share(count_rows("train", batch), plan)
+            _check_share(count_rows("train", batch, "batch"), plan)
+        batch = jax.tree.map(lambda x: np.asarray(x).copy(), batch)
+        if not likeness:
             likeness.append(batch)
         if problem := mismatch(likeness[0], batch):
             raise ValueError(f"a batch is unlike the first: batch{problem}")
@@ -83,7 +86,8 @@ def of_stream(step: Step, batches: Iterator[PyTree], plan: Plan) -> Advance:
                 history.append(_mean(window))
                 window = []
         names = history[0] if history else {"loss": None}
-        return state, {name: np.array([m[name] for m in history], float) for name in names}, problem
+        values = {name: np.array([np.asarray(m[name]) for m in history]) for name in names}
+        return state, values, problem
 
     return advance
 
@@ -126,3 +130,19 @@ def _one(
 @jax.jit
 def _mean(window: list[Metrics]) -> Metrics:
     return jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *window)
+
+
+class Pace:
+    """How many records a call should make: as many as `SECONDS` allow, found by growing."""
+
+    def __init__(self, most: int, *, fixed: bool) -> None:
+        self.records = most if fixed else 1
+        self._most, self._fixed, self._first = most, fixed, True
+
+    def saw(self, records: int, seconds: float) -> None:
+        """Learns from a call; the first one compiled, so its time says nothing."""
+        if self._fixed:
+            return
+        fitting = int(records * SECONDS / max(seconds, 1e-9))
+        grown = 8 * records if self._first else min(fitting, 8 * records)
+        self.records, self._first = max(1, min(grown, self._most)), False

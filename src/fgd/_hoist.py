@@ -13,7 +13,7 @@ from fgd._checks import PyTree
 Constants = dict[int, jax.Array]  # by the identity of the array that a function closes over
 
 
-def hoist(function: Callable[[PyTree], PyTree], example: PyTree) -> tuple[Constants, Any]:
+def hoist(function: Callable[[PyTree], PyTree], example: PyTree) -> tuple[list[jax.Array], Any]:
     """The arrays that `function` closes over, and `hoisted(constants, x)`, equal to `function(x)`.
 
     They are found in inner `jit`s too, which jax leaves there as constants, within loops,
@@ -26,10 +26,12 @@ def hoist(function: Callable[[PyTree], PyTree], example: PyTree) -> tuple[Consta
         if isinstance(constant, np.ndarray):
             constants[name] = jax.device_put(constant)
 
-    def hoisted(constants: Constants, x: PyTree) -> PyTree:
-        return structure.unflatten(_evaluate(closed, jax.tree.leaves(x), constants))
+    # A list: the order of a dict's leaves would be that of addresses, another one in every process.
+    def hoisted(values: list[jax.Array], x: PyTree) -> PyTree:
+        known = dict(zip(constants, values, strict=True))
+        return structure.unflatten(_evaluate(closed, jax.tree.leaves(x), known))
 
-    return constants, hoisted
+    return list(constants.values()), hoisted
 
 
 def _inner(eqn: Any) -> Iterator[Any]:

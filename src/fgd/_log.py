@@ -29,14 +29,15 @@ def open_log(log: Any) -> Iterator[Writer | None]:
         )
     else:
         path = Path(log)
+        suffix = path.suffix if path.suffix[1:].isalpha() else ""  # runs/rate=0.01
         openers: dict[str, Any] = {".jsonl": _jsonl, ".csv": _csv, "": _tensorboard}
-        if path.suffix not in openers:
+        if suffix not in openers:
             raise ValueError(
                 f"train: log={str(path)!r} must end in .jsonl or .csv, or be a directory for "
                 "TensorBoard, without a suffix"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with openers[path.suffix](path) as write:
+        with openers[suffix](path) as write:
             yield write
 
 
@@ -44,7 +45,7 @@ def open_log(log: Any) -> Iterator[Writer | None]:
 def _jsonl(path: Path) -> Iterator[Writer]:
     with path.open("a") as file:
         yield lambda step, values: print(
-            json.dumps({"step": step, **values}), file=file, flush=True
+            json.dumps({**values, "step": step}), file=file, flush=True
         )
 
 

@@ -1,11 +1,13 @@
 """What is known of a run so far: its history, its evaluations, and where both are shown."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fgd._checks import mismatch
 from fgd._console import Bar
 from fgd._log import Writer
 
@@ -22,6 +24,7 @@ class Record:
         self._first, self._every, self._bar, self._write = first, every, bar, write
         self._parts: list[dict[str, np.ndarray]] = []
         self._evaluations: list[dict[str, Any]] = []
+        self._seen: dict[str, Any] = {}
         self._unseen = 0
 
     def add(self, part: dict[str, np.ndarray]) -> None:
@@ -38,7 +41,8 @@ class Record:
     def means(self) -> dict[str, float]:
         """The means of what was added since the last call."""
         parts, self._unseen = self._parts[self._unseen :], len(self._parts)
-        return {k: float(np.concatenate([p[k] for p in parts]).mean()) for k in parts[0]}
+        values = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        return {k: float(x.mean()) if x.size else math.nan for k, x in values.items()}
 
     def evaluated(self, values: Any) -> dict[str, Any]:
         """Takes what `evaluate` returned, and gives it back, off the device."""
@@ -46,10 +50,16 @@ class Record:
             raise TypeError(
                 f'train: evaluate must return a dict without the name "step", got {values!r}'
             )
-        values, step = jax.tree.map(np.array, values), self._first + self.done
+        values, step = jax.tree.map(_host, values), self._first + self.done
+        self._seen = self._seen or values
+        if problem := mismatch(self._seen, values):
+            raise ValueError(
+                f"train: evaluate must return arrays of the same shapes every time; value{problem}"
+            )
         self._evaluations.append({"step": np.int32(step), **values})
         if self._write is not None:
-            scalars = {k: float(v) for k, v in values.items() if np.shape(v) == ()}
+            named = ((k, v) for k, v in values.items() if isinstance(v, np.ndarray))
+            scalars = {k: float(v) for k, v in named if v.shape == () and v.dtype.kind != "c"}
             self._write(step, {f"evaluate/{name}": value for name, value in scalars.items()})
         return values
 
@@ -62,3 +72,13 @@ class Record:
         if self._evaluations:
             result["evaluate"] = jax.tree.map(lambda *x: jnp.stack(x), *self._evaluations)
         return result
+
+
+def _host(value: Any) -> np.ndarray:
+    """`value` as NumPy has it; TypeError for what is no array of numbers."""
+    try:
+        return np.array(jnp.asarray(value))
+    except TypeError as error:
+        raise TypeError(
+            f"train: evaluate returned {value!r}, expected arrays of numbers"
+        ) from error

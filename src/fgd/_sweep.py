@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 
 from fgd._checks import PyTree, count, is_concrete, is_key, strong
 from fgd._hoist import hoist
-from fgd._mesh import AXIS, data_mesh, replicated
+from fgd._mesh import AXIS, data_mesh, place, replicated
 
 Run = Callable[..., PyTree]
 
@@ -80,25 +81,29 @@ def sweep(
     except TypeError:  # unhashable, or without room for weak references: compiled every time
         programs = {}
     leaves, tree = jax.tree.flatten(axes)
-    kind = (tree, tuple((x.shape, x.dtype) for x in leaves), max_parallel, mesh)
+    config: Any = jax.config
+    settings = config.jax_enable_x64, config.jax_default_matmul_precision  # that a trace fixes
+    kind = (tree, tuple((x.shape, x.dtype) for x in leaves), max_parallel, mesh, settings)
     if kind in programs:
         program, constants = programs[kind]
     else:
         program, constants = _compile(run, axes, sizes, max_parallel, mesh)
-        if all(map(is_concrete, [*constants.values(), *leaves])):
+        constants = place("sweep", mesh, constants) if mesh else constants
+        if all(map(is_concrete, [*constants, *leaves])):
             programs[kind] = program, constants
-    return program(constants, axes)
+    return program(constants, place("sweep", mesh, axes) if mesh else axes)
 
 
 def _compile(
     run: Run, axes: PyTree, sizes: dict[str, int], max_parallel: int | None, mesh: Mesh | None
-) -> tuple[Any, dict[int, jax.Array]]:
+) -> tuple[Any, list[jax.Array]]:
     """`program(constants, axes)` for axes of these shapes, and its constants."""
     first = jax.tree.map(lambda x: jax.eval_shape(lambda x: x[0], x), axes)
     try:
         constants, hoisted = hoist(lambda point: run(**point), first)
     except TypeError as error:  # jax has several for this
-        if not isinstance(error, jax.errors.JAXTypeError) and "concrete" not in str(error):
+        about_tracing = any(word in str(error) for word in ("concrete", "Tracer"))
+        if not isinstance(error, jax.errors.JAXTypeError) and not about_tracing:
             raise
         raise TypeError(
             f"sweep: run needs a constant where an axis ({', '.join(axes)}) gives a value that "
@@ -147,9 +152,9 @@ def _compile(
 
 def _axis(name: str, values: Any) -> tuple[PyTree, int]:
     """The axis as a pytree of arrays, and its length."""
-    if isinstance(values, list | tuple) and all(np.ndim(x) == 0 for x in values):
-        values = np.array(values)
-    if isinstance(values, np.ndarray) and not np.issubdtype(values.dtype, np.number):
+    if isinstance(values, list | tuple | range) and all(_is_number(x) for x in values):
+        values = jnp.array(values)  # it may hold keys and traced values, and knows what overflows
+    if isinstance(values, np.ndarray) and values.dtype.kind in "OSU":
         values = values.tolist()  # words, or rows of unequal length
     bare = isinstance(values, jax.Array | np.ndarray)
     hint = "values along one axis, such as jnp.array([0.1, 0.01]) or jnp.arange(4)"
@@ -170,6 +175,11 @@ def _axis(name: str, values: Any) -> tuple[PyTree, int]:
     if not lengths or 0 in lengths:
         raise ValueError(f"sweep: axis {name} is empty, expected {hint}")
     return jax.tree.map(lambda x: x if is_key(x) else strong(x), values), lengths.pop()
+
+
+def _is_number(x: Any) -> bool:
+    numbers = int | float | complex | jax.Array | np.ndarray | np.generic
+    return isinstance(x, numbers) and np.shape(x) == ()
 
 
 def _check_signature(run: Run, axes: PyTree) -> None:

@@ -11,15 +11,13 @@ from jax.sharding import Mesh
 
 from fgd._checks import count, is_concrete
 from fgd._console import Bar, Interrupts, warn_interrupted
-from fgd._feed import AHEAD, CAPACITY, is_stream, of_arrays, of_stream
+from fgd._feed import AHEAD, CAPACITY, Pace, is_stream, of_arrays, of_stream
 from fgd._log import Writer, open_log
 from fgd._mesh import across, agreed, local, place, specs
 from fgd._plan import plan_run
 from fgd._record import Record
 from fgd._step import Step
 from fgd._types import PyTree, TrainState
-
-_SECONDS = 0.5  # what a compiled call should take, so that progress is seen and interrupts heard
 
 
 def train(
@@ -98,19 +96,23 @@ def train(
         record_every,
         mesh,
     )
-    if not is_concrete(state.step):
+    if not all(map(is_concrete, jax.tree.leaves((state, None if stream else data)))):
         raise TypeError("train: inside jit, vmap or grad, use fit; train is a program around it")
     if chunk is not None:
         chunk = count("train", "chunk", chunk, least=1)
+    for name, function in (("evaluate", evaluate), ("stop_when", stop_when)):
+        if function is not None and not callable(function):
+            raise TypeError(f"train: {name} must be a function, got {function!r}")
     watched = evaluate is not None or stop_when is not None
     period = chunk or (plan.steps_per_epoch if watched else None)
     # Evaluations are at multiples of the period since step 0, so that a resumed run has the same.
     first = int(state.step) if watched or log is not None else 0
-    if period and (period % record_every or (watched and first % record_every)) and period < total:
+    ahead = first % period if watched and period else 0  # steps of a period that are behind already
+    if period and (period % record_every or ahead % record_every) and period < ahead + total:
         raise ValueError(
             f"train: record_every={record_every} does not divide the {period} steps of "
             + ("a chunk" if chunk else "an epoch, after which evaluate is called; give chunk")
-            + (f", or the {first} steps before" if first else "")
+            + (f", or the {first} steps before" if ahead else "")
         )
     if watched and stream and not chunk:
         raise ValueError(
@@ -129,11 +131,11 @@ def train(
         progress, log = False, None
     with Interrupts() as interrupts, Bar(total, progress) as bar, open_log(log) as write:
         record = Record(first, record_every, bar, write)
-        pace = _Pace(AHEAD if stream else CAPACITY, fixed=chunk is not None)
+        pace = Pace(AHEAD if stream else CAPACITY, fixed=chunk is not None)
         while True:
             until = total
             if period:
-                until = min(total, record.done + period - (first + record.done) % period)
+                until = min(total, record.done + period - (ahead + record.done) % period)
             records = min((until - record.done) // record_every, pace.records)
             start = time.perf_counter()
             state, part, problem = advance(state, records)
@@ -147,7 +149,11 @@ def train(
             elif problem is not None:
                 raise _failure(problem, record, total, state)
             elif watched and record.done == until:
-                stop = _stop(state, record, evaluate, stop_when)
+                try:
+                    stop = _stop(state, record, evaluate, stop_when)
+                except Exception as error:
+                    _reached(error, record, state)
+                    raise
                 _, stop = agreed(plan.mesh, 0.0, stop)
             if stop or record.done >= total:
                 return state, record.history()
@@ -170,7 +176,13 @@ def _failure(
     if isinstance(problem, StopIteration):
         problem = ValueError(f"train: the stream ended after {record.done} of {total} steps")
     elif type(problem) is ValueError:
+        cause = problem
         problem = ValueError(f"train: after {record.done} steps of the stream, {problem}")
+        problem.__cause__ = cause
+    return _reached(problem, record, state)
+
+
+def _reached(problem: BaseException, record: Record, state: TrainState) -> BaseException:
     vars(problem).update(state=state, history=record.history())
     problem.add_note("The error's attributes `state` and `history` are what was reached before it.")
     return problem
@@ -179,19 +191,3 @@ def _failure(
 @jax.jit
 def copied(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
-
-
-class _Pace:
-    """How many records a call should make: as many as `_SECONDS` allow, found by growing."""
-
-    def __init__(self, most: int, *, fixed: bool) -> None:
-        self.records = most if fixed else 1
-        self._most, self._fixed, self._first = most, fixed, True
-
-    def saw(self, records: int, seconds: float) -> None:
-        """Learns from a call; the first one compiled, so its time says nothing."""
-        if self._fixed:
-            return
-        fitting = int(records * _SECONDS / max(seconds, 1e-9))
-        grown = 8 * records if self._first else min(fitting, 8 * records)
-        self.records, self._first = max(1, min(grown, self._most)), False

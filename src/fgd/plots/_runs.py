@@ -54,7 +54,7 @@ def sweep_curves(
 ) -> "Axes":
     """Losses over steps, a curve for every value of one axis of a sweep.
 
-    A curve that diverges leaves the picture at ten times the greatest first loss. Further axes,
+    A curve that diverges leaves the picture at ten times the median first loss. Further axes,
     such as seeds, become a band from the least to the greatest around the median.
 
     Args:
@@ -87,9 +87,12 @@ def sweep_curves(
             ax.fill_between(steps, *band, color=color, alpha=0.2, linewidth=0)
         ax.plot(steps, np.median(runs, axis=0), color=color, linewidth=1, label=f"{value:.3g}")
     ax.set(yscale="log", xlabel="step", ylabel="loss")
-    first = np.nanmax(np.asarray(losses)[..., 0])
-    if ax.get_ylim()[1] > 10 * first > 0:
-        ax.set_ylim(top=10 * first)
+    heights = np.asarray(losses)
+    heights = np.where(np.isfinite(heights) & (heights > 0), heights, np.nan)
+    if np.isfinite(heights).any():
+        first = np.nanmedian(heights[..., 0]) if np.isfinite(heights[..., 0]).any() else np.inf
+        if ax.get_ylim()[1] > 10 * first:
+            ax.set_ylim(np.nanmin(heights) / 1.5, 10 * first)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(title=name.replace("_", " "), ncols=-(-len(losses) // 12), frameon=False)
     return ax
