@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import fgd
@@ -17,7 +18,7 @@ PLAIN_SUMS = {
 
 def last_loss(step, params, data, fit=fgd.fit, **options):
     state = step.init(params)
-    return lambda: float(fit(step, state, data, **options)[1]["loss"][-1])
+    return lambda: np.asarray(fit(step, state, data, **options)[1]["loss"])[-1].item()
 
 
 def line_loss(w, batch):
@@ -46,7 +47,7 @@ def r2c(steps):
     options = PLAIN_SUMS if jax.default_backend() == "cpu" else None
     run = jax.jit(partial(fgd.fit, step, num_steps=steps), compiler_options=options)
     data = jax.device_put(problems.r2c())
-    return lambda: float(run(state, data)[1]["loss"][-1])
+    return lambda: np.asarray(run(state, data)[1]["loss"])[-1].item()
 
 
 def r3a(steps):
@@ -93,7 +94,7 @@ def sweep_r2b(runs):
         state = step.init(jax.random.uniform(jax.random.key(seed), (2,)))
         return fgd.fit(step, state, (x, y), num_steps=10_000)[1]["loss"][-1]
 
-    return lambda: float(fgd.sweep(run, seed=jnp.arange(runs))[0])
+    return lambda: np.asarray(fgd.sweep(run, seed=np.arange(runs)))[0].item()
 
 
 def sweep_mlp(steps):
@@ -104,7 +105,8 @@ def sweep_mlp(steps):
         options = {"batch_size": 100, "num_steps": steps // 16}
         return fgd.fit(step, step.init(params), data, **options)[1]["loss"][-1]
 
-    return lambda: float(fgd.sweep(run, rate=jnp.logspace(-3, -1, 16))[0])
+    rates = np.logspace(-3, -1, 16, dtype=np.float32)
+    return lambda: np.asarray(fgd.sweep(run, rate=rates))[0].item()
 
 
 def rows(name, steps):

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from benchmarks import problems
@@ -12,10 +13,10 @@ from benchmarks import problems
 def descent(loss_fn, params, data, steps, rate, *, optimizer=None, size=None, options=None):
     def batches(key, data):
         """The rows of every step: a permutation of them in each epoch."""
-        n = data[0].shape[0] // size
-        epochs = jax.random.split(key, -(-steps // n))
-        orders = [jax.random.permutation(key, data[0].shape[0]) for key in epochs]
-        return jnp.concatenate([order[: n * size].reshape(n, size) for order in orders])[:steps]
+        rows, n = data[0].shape[0], data[0].shape[0] // size
+        keys = jax.random.split(key, -(-steps // n))
+        orders = jax.lax.map(lambda key: jax.random.permutation(key, rows)[: n * size], keys)
+        return orders.reshape(-1, size)[:steps]
 
     @partial(jax.jit, compiler_options=options)
     def run(params, data, key):
@@ -34,7 +35,8 @@ def descent(loss_fn, params, data, steps, rate, *, optimizer=None, size=None, op
         return jax.lax.scan(step, start, batches(key, data) if size else None, steps)[1]
 
     params, data = jax.device_put((params, data))
-    return lambda: float(run(params, data, jax.random.key(0))[-1])
+    key = jax.random.key(0)
+    return lambda: np.asarray(run(params, data, key))[-1].item()
 
 
 def r2b(steps):
