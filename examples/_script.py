@@ -29,7 +29,7 @@ def run(main, flags: argparse.ArgumentParser) -> None:
     try:
         args.output.mkdir(parents=True, exist_ok=True)
         (args.output / ".writable").touch()  # better to fail now than after training
-        (args.output / ".writable").unlink()
+        (args.output / ".writable").unlink(missing_ok=True)  # another process may have
         main(args)
     except (ValueError, OverflowError, OSError) as error:
         flags.error(str(error))

@@ -17,6 +17,7 @@ MODULES = [
     fgd.interop,
     fgd.losses,
     fgd.models,
+    fgd.parallel,
     fgd.plots,
     fgd.testing,
 ]
@@ -43,6 +44,7 @@ NAMES = {
     fgd.interop: "from_torch load save to_torch",
     fgd.losses: "accuracy cross_entropy mse supervised",
     fgd.models: "Model cnn from_flax linear mlp",
+    fgd.parallel: "init",
     fgd.plots: "contours digits fitted_line loss_curve paths sweep_curves sweep_heatmap",
     fgd.testing: "check_gradients",
 }

@@ -11,6 +11,7 @@ from fgd import (
     interop as interop,
     losses as losses,
     models as models,
+    parallel as parallel,
     plots as plots,
     testing as testing,
 )

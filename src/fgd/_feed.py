@@ -14,7 +14,7 @@ import numpy as np
 
 from fgd._checks import count_rows, mismatch
 from fgd._fit import recorded, run
-from fgd._mesh import AXIS, split, within
+from fgd._mesh import AXIS, settled, split, within
 from fgd._plan import Plan
 from fgd._step import Step, Update
 from fgd._types import Metrics, PyTree, TrainState
@@ -80,7 +80,7 @@ def of_stream(step: Step, batches: Iterator[PyTree], plan: Plan) -> Advance:
                 problem = error
                 break
             with within(plan.mesh):
-                state, metrics = program(state, batch, plan=plan)
+                state, metrics = settled(plan.mesh, program(state, batch, plan=plan))
             window.append(metrics)
             if len(window) == plan.record_every:
                 history.append(_mean(window))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import Mesh
 
-from fgd._mesh import place, specs, within
+from fgd._mesh import place, settled, specs, within
 from fgd._plan import Plan, plan_run
 from fgd._step import Step, Update
 from fgd._types import Metrics, PyTree, TrainState
@@ -75,7 +75,8 @@ def fit(
         plan = plan._replace(specs=specs(state))
     program = step.program(run, static_argnames=("plan", "records"))
     with within(plan.mesh):
-        return program(state, data, plan=plan, records=total // plan.record_every)
+        results = program(state, data, plan=plan, records=total // plan.record_every)
+    return settled(plan.mesh, results)
 
 
 def run(

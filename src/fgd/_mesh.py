@@ -2,7 +2,7 @@
 
 import hashlib
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
@@ -44,7 +44,7 @@ def within(mesh: Mesh | None) -> Any:
     return nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def across(mesh: Mesh | None) -> bool:
+def across(mesh: Mesh | None) -> TypeGuard[Mesh]:
     """Whether a run on `mesh` is one that several processes share."""
     return mesh is not None and mesh.is_multi_process
 
@@ -93,7 +93,7 @@ def _require_equal(caller: str, tree: PyTree) -> None:
         if is_concrete(leaf) and getattr(leaf, "is_fully_addressable", True):
             whole = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
             digest.update(f"{jax.tree_util.keystr(path)} {whole.dtype} {whole.shape}".encode())
-            digest.update(np.ascontiguousarray(whole))
+            digest.update(whole.tobytes())
     digests = process_allgather(np.frombuffer(digest.digest(), np.uint8))
     if (digests != digests[0]).any():
         raise ValueError(
@@ -103,6 +103,17 @@ def _require_equal(caller: str, tree: PyTree) -> None:
         )
 
 
+def settled(mesh: Mesh | None, results: PyTree) -> PyTree:
+    """`results`, computed already where two programs in flight could wait for ever.
+
+    On CPU a message to another process holds one of few threads until it is answered: programs that
+    run at once may take them in another order there, and each process waits for the other's.
+    """
+    if across(mesh) and mesh.devices.flat[0].platform == "cpu":
+        jax.block_until_ready([x for x in jax.tree.leaves(results) if is_concrete(x)])
+    return results
+
+
 def agreed(mesh: Mesh | None, seconds: float, wish: bool) -> tuple[float, bool]:
     """What all processes take for true: the seconds of process 0, and a wish that any of them has.
 
@@ -110,7 +121,7 @@ def agreed(mesh: Mesh | None, seconds: float, wish: bool) -> tuple[float, bool]:
     """
     if not across(mesh):
         return seconds, wish
-    said = process_allgather(np.float32([seconds, wish]))
+    said = process_allgather(np.array([seconds, wish], np.float32))
     return float(said[0, 0]), bool(said[:, 1].any())
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 
 from fgd._checks import PyTree, count, is_concrete, is_key, strong
 from fgd._hoist import hoist
-from fgd._mesh import AXIS, data_mesh, place, replicated
+from fgd._mesh import AXIS, data_mesh, place, replicated, settled
 
 Run = Callable[..., PyTree]
 
@@ -91,7 +91,7 @@ def sweep(
         constants = place("sweep", mesh, constants) if mesh else constants
         if all(map(is_concrete, [*constants, *leaves])):
             programs[kind] = program, constants
-    return program(constants, place("sweep", mesh, axes) if mesh else axes)
+    return settled(mesh, program(constants, place("sweep", mesh, axes) if mesh else axes))
 
 
 def _compile(

@@ -139,8 +139,9 @@ def train(
             records = min((until - record.done) // record_every, pace.records)
             start = time.perf_counter()
             state, part, problem = advance(state, records)
-            seconds = time.perf_counter() - start
-            seconds, asked = agreed(plan.mesh, seconds, interrupts.asked)
+            seconds, asked = time.perf_counter() - start, interrupts.asked
+            if problem is None:  # else the others are within a step that this process won't take
+                seconds, asked = agreed(plan.mesh, seconds, asked)
             pace.saw(records, seconds)
             record.add(part)
             stop = isinstance(problem, KeyboardInterrupt) or asked

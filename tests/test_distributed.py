@@ -1,0 +1,131 @@
+"""Law 4 over processes: real ones, that talk through sockets, and what happens when one dies."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import scripts
+import worker
+
+WORKER = Path(worker.__file__)
+LINES = "loss", "on one device"
+LOST = "process [01] lost its connection to another, which died"
+
+
+def start(processes, *arguments):
+    """So many processes of one job, with their outputs as pipes."""
+    with socket.create_server(("localhost", 0)) as free:
+        address = f"localhost:{free.getsockname()[1]}"
+    job = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), *map(str, arguments)],
+            env=os.environ | job | {"JAX_PROCESS_ID": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(processes)
+    ]
+
+
+def ended(process, timeout):
+    """The exit code and standard error of a process, which may not hang."""
+    try:
+        _, errors = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return process.returncode, errors
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same program on one device of this process."""
+    with jax.enable_x64(True):
+        return worker.everything(None, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "task"), [(1, 4, "little"), (2, 2, "everything"), (4, 1, "little")]
+)
+def test_the_number_of_processes_does_not_matter(processes, devices, task, alone, tmp_path):
+    job = start(processes, task, tmp_path, devices)
+    try:
+        outcomes = [ended(process, 120) for process in job]
+    finally:
+        for process in job:
+            process.kill()
+            process.communicate()
+    assert [code for code, _ in outcomes] == [0] * processes, outcomes
+    for i, (_, errors) in enumerate(outcomes):
+        results = np.load(tmp_path / f"{processes}-{i}.npz")
+        assert set(results) == {
+            x for x in alone if task == "everything" or "fit" in x or "str" in x
+        }
+        for name, value in results.items():
+            tolerance = 1e-4 if name.startswith("paced") else 1e-9
+            np.testing.assert_allclose(value, alone[name], rtol=tolerance, atol=1e-9, err_msg=name)
+        assert ("step/s" in errors) == (i == 0 and task == "everything"), "process 0 alone shows"
+    if task == "little":
+        return
+    lines = (tmp_path / f"log-{processes}.jsonl").read_text().splitlines()
+    assert [json.loads(x)["step"] for x in lines if "loss" in x] == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("victim", "told"),
+    # Whichever comes first: the lost connection, or the heartbeats that JAX counts.
+    [
+        (1, LOST + r"|unhealthy \(stopped sending heartbeats\):\s+1\b"),
+        (0, LOST + "|leader task.*died"),
+    ],
+)
+def test_a_killed_process_ends_the_others(victim, told):
+    """In the middle of training; the other one says whom it lost."""
+    job = start(2, "endless", ".", 1)
+    try:
+        for process in job:
+            assert any(line == "training\n" for line in process.stdout)
+        job[victim].kill()
+        code, errors = ended(job[1 - victim], 30)
+    finally:
+        for process in job:
+            process.kill()
+            process.communicate()
+    assert code != 0
+    assert re.search(told, errors), errors
+
+
+def test_the_example(tmp_path):
+    """One command starts its processes, which reach the numbers of one device."""
+    done = scripts.run("distributed.py", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.replace("→", " ").splitlines()
+    assert "2 processes, 4 devices in all" in said
+    numbers = {name: line.split()[-1] for line in said for name in LINES if line.startswith(name)}
+    differences = re.findall(r"(?:difference|stream) +(\S+)", done.stdout)
+    assert len(differences) == 2
+    assert all(float(x) < 1e-5 for x in differences)
+    assert numbers["loss"] == numbers["on one device"]
+
+
+def test_an_exception_in_one_process_ends_the_others():
+    """Without the wait for each other that an orderly exit has."""
+    job = start(2, "fails", ".", 1)
+    try:
+        (code, errors), (failed, reason) = (ended(process, 60) for process in job)
+    finally:
+        for process in job:
+            process.kill()
+            process.communicate()
+    assert (code != 0, failed) == (True, 1)
+    assert "OSError: the disk is gone" in reason
+    assert "fgd: process 1 failed; the others end too" in reason
+    assert re.search(LOST + r"|unhealthy \(stopped sending heartbeats\):\s+1\b", errors), errors
