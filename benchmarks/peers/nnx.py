@@ -1,21 +1,17 @@
 """Flax nnx: the functional form of its performance guide, split once, merged inside `jax.jit`."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
-from benchmarks import problems
-from benchmarks.peers.eqx import cross_entropy, mnist_batches
+from benchmarks.peers.eqx import jobs
 
 
 def net(params):
     layers = []
     for w, b in zip(params[::2], params[1::2], strict=True):
         layer = nnx.Linear(*w.shape, rngs=nnx.Rngs(0))
-        layer.kernel.value, layer.bias.value = jnp.asarray(w), jnp.asarray(b)
+        layer.kernel[...], layer.bias[...] = jnp.asarray(w), jnp.asarray(b)
         layers += [layer, nnx.relu]
     return nnx.Sequential(*layers[:-1])
 
@@ -39,18 +35,4 @@ def loop(params, loss_fn, batches, transformation):
     return run
 
 
-def two_layer(steps, optimizer):
-    x, y, params = problems.two_layer(bias=True)
-    data = jax.device_put((x, y))
-    return loop(params, lambda p, y: jnp.sum((p - y) ** 2), lambda: [data] * steps, optimizer)
-
-
-def r5e(steps):
-    return loop(problems.mlp(), cross_entropy, mnist_batches(steps), optax.sgd(1e-2))
-
-
-JOBS = {
-    "r3e": partial(two_layer, optimizer=optax.sgd(1e-4)),
-    "r3f": partial(two_layer, optimizer=optax.adam(1e-4)),
-    "r5e": r5e,
-}
+JOBS = jobs(loop)
