@@ -132,28 +132,37 @@ def test_loop(problem, num_steps):
 
 
 @pytest.mark.parametrize("optimizer", sorted(set(OPTIMIZERS) - {"optax adamw"}))  # NaN: optax#882
-def test_gradient(optimizer, x64):
+@settings(max_examples=2, deadline=None, derandomize=True)
+@given(st.data())
+def test_gradient(optimizer, source):
     """jax.grad through fit is the central difference, in learning rate and initial parameters."""
-    problem = Problem("mlp", optimizer, True, 23, 7, True, 0)  # its second input is dead
-    data = problem.data
-
-    def final_loss(learning_rate, params):
-        step = problem.step(learning_rate)
-        state, _ = fgd.fit(step, step.init(params), data, num_steps=33, **problem.run)
-        return problem.loss(state.params, data, jax.random.key(5))
-
-    start = problem.start(problem.step()).params
-    run = jax.jit(final_loss)
-    slope, gradient = jax.jit(jax.grad(final_loss, (0, 1)))(0.02, start)
-    h = 1e-6
-    np.testing.assert_allclose(
-        slope, (run(0.02 + h, start) - run(0.02 - h, start)) / (2 * h), rtol=1e-5
+    smooth = st.sampled_from(["linear", "mlp", "flax"])  # a kink has no central difference
+    problem = source.draw(problems(optimizer=optimizer, model=None))._replace(
+        model=source.draw(smooth)
     )
-    direction = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), start)
-    along = [jax.tree.map(lambda p, d, s=s: p + s * h * d, start, direction) for s in (1, -1)]
-    expected = (run(0.02, along[0]) - run(0.02, along[1])) / (2 * h)
-    products = jax.tree.map(lambda g, d: jnp.sum(g * d), gradient, direction)
-    np.testing.assert_allclose(sum(jax.tree.leaves(products)), expected, rtol=1e-5, atol=1e-9)
+    steps = source.draw(st.integers(1, 33))
+    with jax.enable_x64(True):
+        data = problem.data
+
+        def final_loss(learning_rate, params):
+            step = problem.step(learning_rate)
+            state, _ = fgd.fit(step, step.init(params), data, num_steps=steps, **problem.run)
+            return problem.loss(state.params, data, jax.random.key(5))
+
+        start = problem.start(problem.step()).params
+        run = jax.jit(final_loss)
+        slope, gradient = jax.jit(jax.grad(final_loss, (0, 1)))(0.02, start)
+        h = 1e-6
+        np.testing.assert_allclose(
+            slope, (run(0.02 + h, start) - run(0.02 - h, start)) / (2 * h), rtol=1e-5, atol=1e-9
+        )
+        direction = jax.tree.map(
+            lambda p: jax.random.normal(jax.random.key(p.size), p.shape), start
+        )
+        along = [jax.tree.map(lambda p, d, s=s: p + s * h * d, start, direction) for s in (1, -1)]
+        expected = (run(0.02, along[0]) - run(0.02, along[1])) / (2 * h)
+        products = jax.tree.map(lambda g, d: jnp.sum(g * d), gradient, direction)
+        np.testing.assert_allclose(sum(jax.tree.leaves(products)), expected, rtol=1e-5, atol=1e-9)
 
 
 def test_gradient_memory_grows_as_the_root_of_steps():
