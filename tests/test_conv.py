@@ -83,7 +83,7 @@ def convolutions(draw):
 
 
 @pytest.mark.usefixtures("x64")
-@settings(max_examples=14, deadline=None, derandomize=True)
+@settings(max_examples=9, deadline=None, derandomize=True)
 @given(convolutions())
 def test_every_derivative_is_laxs(convolution):
     shape, kernel, arguments = convolution
@@ -282,7 +282,7 @@ def test_flax_layer():
     close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(3, 9), st.integers(3, 9), st.integers(1, 3)),
     window=st.integers(1, 3) | st.tuples(st.integers(1, 3), st.integers(1, 3)),

@@ -12,7 +12,7 @@ from problems import OPTIMIZERS, Problem, close, problems, same
 
 import fgd
 
-slow = settings(max_examples=15, deadline=None, derandomize=True)
+slow = settings(max_examples=10, deadline=None, derandomize=True)
 
 
 def joined(*histories):

@@ -19,7 +19,7 @@ from fgd._sweep import _compile
 MESH = jax.make_mesh((4,), ("data",))
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     problems(),
     st.integers(1, 3),
