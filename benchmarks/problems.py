@@ -15,13 +15,11 @@ class Job:
       title: in words, for the table.
       steps: of a full measurement, and of a quick one.
       flops: floating-point operations a step that no way of computing it can avoid.
-      passes: bytes a step that must be read or written.
     """
 
     title: str
     steps: tuple[int, int] = (1, 1)
     flops: float = 0
-    passes: float = 0
 
 
 MLP_FLOPS = 2 * 100 * (2 * 784 * 200 + 3 * 200 * 10)  # no gradient of the images
@@ -29,7 +27,7 @@ TWO_LAYER_FLOPS = 2 * 64 * (2 * 1000 * 100 + 3 * 100 * 10)
 
 JOBS = {
     "r2b": Job("R2b: a line through 5 points, 10,000 steps", (10_000, 100)),
-    "r2c": Job("R2c: a line through 100,000 points, 10,000 steps", (10_000, 50), passes=8e5),
+    "r2c": Job("R2c: a line through 100,000 points, 10,000 steps", (10_000, 50)),
     "r3a": Job("R3a: two-layer net by hand, 500 steps", (500, 20), TWO_LAYER_FLOPS),
     "r3e": Job("R3e: two-layer net, SGD, 500 steps", (500, 20), TWO_LAYER_FLOPS),
     "r3f": Job("R3f: two-layer net, Adam, 500 steps", (500, 20), TWO_LAYER_FLOPS),
