@@ -273,34 +273,17 @@ def images(x):
 def cnn(torch):
     """With as many channels as rows and columns, so that shapes say nothing."""
     n = torch.nn
-    convs = [n.Conv2d(3, 3, 3), n.ReLU(), n.Conv2d(3, 3, 3, padding=1), n.ReLU()]
+    convs = [n.Conv2d(3, 3, 3), n.ReLU(), n.Conv2d(3, 3, 3), n.ReLU()]
     return n.Sequential(*convs, n.Flatten(), n.Linear(27, 27), n.ReLU(), n.Linear(27, 3))
 
 
-def apply_cnn(params, x):
-    for i, layer in enumerate(params):
-        if layer["w"].ndim == 4:
-            x = jax.lax.conv_general_dilated(
-                x,
-                layer["w"],
-                (1, 1),
-                ["VALID", "SAME"][i],
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-        else:
-            x = x.reshape(x.shape[0], -1) @ layer["w"]
-        x = x + jnp.broadcast_to(layer["b"], x.shape)
-        x = x if i == len(params) - 1 else jax.nn.relu(x)
-    return x
-
-
 def test_cnn(torch):
-    x, labels = random_data(16, 3, 5, 5)
+    x, labels = random_data(16, 3, 7, 7)
     theirs = trained(torch, cnn(torch), x, labels)
-    sizes = [(3, 3, 3, 3), (3, 3, 3, 3), (27, 27), (27, 3)]
-    like = [{"w": np.zeros(s, np.float32), "b": np.zeros(s[-1], np.float32)} for s in sizes]
+    model = fgd.models.cnn([7, 7, 3], [3, 3], [27, 3], kernel_size=3, pool=1, padding="VALID")
+    like = model.init(KEY)
     params = from_torch(theirs.state_dict(), like)
-    ours = apply_cnn(params, images(x))
+    ours = model.apply(params, images(x))
     np.testing.assert_allclose(ours, logits(torch, theirs, x), atol=1e-5)
     assert_same_state(torch, to_torch(params, theirs.state_dict()), theirs.state_dict())
     names = {"0": 0, "2": 1, "5": 2, "7": 3}
