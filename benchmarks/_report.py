@@ -15,7 +15,7 @@ def median(result: dict[str, Any]) -> float:
     return statistics.median(result["seconds"]) * result["of_steps"] / result["steps"]
 
 
-def rows(job: str, results: dict[str, dict[str, Any]], limits: dict[str, float]) -> list[list[str]]:
+def rows(results: dict[str, dict[str, Any]]) -> list[list[str]]:
     ours = median(results["fgd"]) if "seconds" in results.get("fgd", {}) else None
     table = []
     for peer, result in results.items():
@@ -49,7 +49,7 @@ def markdown(results: Results, limits: dict[str, float], heading: str) -> str:
         lines += ["", f"## {JOBS[job].title} (`{job}`)", ""]
         head = ["", "ms, median", "range", "× fgd's time", "first run − median, s", "peak MB"]
         lines += ["| " + " | ".join(head) + " |", "|---|--:|--:|--:|--:|--:|"]
-        lines += ["| " + " | ".join(row) + " |" for row in rows(job, by_peer, limits)]
+        lines += ["| " + " | ".join(row) + " |" for row in rows(by_peer)]
         fgd = by_peer.get("fgd", {})
         if JOBS[job].flops and "seconds" in fgd:
             least = JOBS[job].flops * fgd["of_steps"] / limits["flops"]

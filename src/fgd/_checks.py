@@ -49,6 +49,14 @@ def require_floats(caller: str, params: PyTree) -> None:
             )
 
 
+def require_float_inputs(x: jax.Array) -> None:
+    """TypeError for what a model can't be applied to, such as images in bytes."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"apply: x has dtype {x.dtype}, expected a float; fgd.data.normalize converts images"
+        )
+
+
 def mismatch(expected: PyTree, given: PyTree) -> str | None:
     """Says where two trees first differ in structure, shape or dtype, or None if nowhere."""
     wanted = dict(jax.tree_util.tree_leaves_with_path(expected))

@@ -112,9 +112,8 @@ def cnn(
                 x, layer["w"], (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
             x = max_pool(x, by) if by > 1 else x
-            x = activation(
-                x + layer["b"][None, None, None]
-            )  # the same in each pool: once is enough
+            # The bias is the same in each pool: adding it once is enough.
+            x = activation(x + layer["b"][None, None, None])
         x = x.reshape(x.shape[0], -1)
         for i, layer in enumerate(params[len(pools) : -1]):
             x = activation(x @ layer["w"] + layer["b"][None])
@@ -149,8 +148,5 @@ def _images(x: jax.Array, expected: tuple[int, int, int]) -> jax.Array:
             f"apply: x has shape {x.shape}, expected [rows, {', '.join(map(str, expected))}]"
             + (" or without the last axis" if expected[2] == 1 else "")
         )
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"apply: x has dtype {x.dtype}, expected a float; fgd.data.normalize converts images"
-        )
+    _checks.require_float_inputs(x)
     return x

@@ -24,7 +24,6 @@ class Record:
         self._first, self._every, self._bar, self._write = first, every, bar, write
         self._parts: list[dict[str, np.ndarray]] = []
         self._evaluations: list[dict[str, Any]] = []
-        self._seen: dict[str, Any] = {}
         self._unseen = 0
 
     def add(self, part: dict[str, np.ndarray]) -> None:
@@ -51,12 +50,12 @@ class Record:
                 f'train: evaluate must return a dict without the name "step", got {values!r}'
             )
         values, step = jax.tree.map(_host, values), self._first + self.done
-        self._seen = self._seen or values
-        if problem := mismatch(self._seen, values):
+        evaluation = {"step": np.int32(step), **values}
+        if self._evaluations and (problem := mismatch(self._evaluations[0], evaluation)):
             raise ValueError(
                 f"train: evaluate must return arrays of the same shapes every time; value{problem}"
             )
-        self._evaluations.append({"step": np.int32(step), **values})
+        self._evaluations.append(evaluation)
         if self._write is not None:
             named = ((k, v) for k, v in values.items() if isinstance(v, np.ndarray))
             scalars = {k: float(v) for k, v in named if v.shape == () and v.dtype.kind != "c"}

@@ -118,8 +118,5 @@ def _flat(x: jax.Array, features: int) -> jax.Array:
         raise ValueError(
             f"apply: x has shape {x.shape}, expected [rows, …] with {features} values a row"
         )
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"apply: x has dtype {x.dtype}, expected a float; fgd.data.normalize converts images"
-        )
+    _checks.require_float_inputs(x)
     return x.reshape(x.shape[0], features)
