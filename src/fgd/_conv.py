@@ -27,7 +27,8 @@ class Conv:
     """The static arguments of a convolution without groups, as lax normalizes them.
 
     A spec gives the axes of (rows, features, *space) in lhs and out, and of (features out,
-    features in, *space) in rhs.
+    features in, *space) in rhs. Roles say what lhs, rhs and out are to the layer that this is or
+    comes from: its input x, its kernel w, its result y, or what has their shape.
     """
 
     strides: Ints
@@ -38,6 +39,7 @@ class Conv:
     rhs_spec: Ints
     out_spec: Ints
     precision: Any
+    roles: str = "xwy"
 
     def __call__(self, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
@@ -70,11 +72,13 @@ class Conv:
             lhs_spec=self.out_spec,
             rhs_spec=_swapped(self.rhs_spec),
             out_spec=self.lhs_spec,
+            roles=self.roles[::-1],
         )
 
     def to_rhs(self, lhs: Any, rhs: Any) -> "Conv":
         """The convolution of lhs with g that gives rhs's cotangent."""
         image, window, places = self.extents(lhs, rhs)
+        x, w, y = self.roles
         low = np.array(self.padding)[:, 0]
         high = (places - 1) * self.strides + window - image - low
         return replace(
@@ -85,6 +89,7 @@ class Conv:
             lhs_spec=_swapped(self.lhs_spec),
             rhs_spec=_swapped(self.out_spec),
             out_spec=_swapped(self.rhs_spec),
+            roles=x + y + w,
         )
 
 
