@@ -22,7 +22,10 @@ def main(args):
         raise ValueError(f"99 % takes the full training set, not {rows:,} digits; see --data-dir")
 
     # One pass over the digits, with a learning rate that rises and falls.
-    model = fgd.models.cnn([28, 28], [16, 48], [256, 10], kernel_size=[5, 3], padding="VALID")
+    model = fgd.models.cnn(
+        [28, 28], [16, 48], [256, 10], kernel_size=[5, 3], strides=[2, 1], pool=[1, 2],
+        padding="VALID",
+    )  # fmt: skip
     loss_fn = fgd.supervised(model.apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize)
     learning_rate = optax.cosine_onecycle_schedule(rows // BATCH, 0.01)
     step = fgd.train_step(loss_fn, fgd.adam(learning_rate, 0.7, 0.9))

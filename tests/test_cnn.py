@@ -10,12 +10,26 @@ import fgd
 from fgd.models import cnn
 
 DRAW = np.random.default_rng(0)
-NETWORKS = {
-    "as it comes": (cnn([12, 10], [4, 6], [9, 3]), [(5, 2), (5, 2)], (3, 2, 6), "same"),
+NETWORKS = {  # by name: image, network, (kernel, stride, pool) of its convolutions, flat, padding
+    "as it comes": (
+        (12, 10),
+        cnn([12, 10], [4, 6], [9, 3]),
+        [(5, 1, 2), (5, 1, 2)],
+        (3, 2, 6),
+        "same",
+    ),
     "record": (
+        (14, 13, 2),
         cnn([14, 13, 2], [3, 5], [7, 6, 3], kernel_size=[5, 3], pool=[2, 1], padding="VALID"),
-        [(5, 2), (3, 1)],
+        [(5, 1, 2), (3, 1, 1)],
         (3, 2, 5),
+        "valid",
+    ),
+    "strided": (
+        (17, 16),
+        cnn([17, 16], [3, 5], [7, 3], strides=[2, 1], pool=[1, 2], padding="VALID"),
+        [(5, 2, 1), (5, 1, 2)],
+        (1, 1, 5),
         "valid",
     ),
 }
@@ -24,12 +38,12 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_and_gradients_are_torchs(name):
     torch = pytest.importorskip("torch")
-    model, layers, flat, padding = NETWORKS[name]
+    shape, model, layers, flat, padding = NETWORKS[name]
     params = model.init(jax.random.key(0))
     convolutions, dense = params[: len(layers)], params[len(layers) :]
     modules = []
-    for p, (size, pool) in zip(convolutions, layers, strict=True):
-        module = torch.nn.Conv2d(*p["w"].shape[2:], size, padding=padding)
+    for p, (size, stride, pool) in zip(convolutions, layers, strict=True):
+        module = torch.nn.Conv2d(*p["w"].shape[2:], size, stride, padding=padding)
         module.weight.data = torch.tensor(np.array(p["w"]).transpose(3, 2, 0, 1).copy())
         module.bias.data = torch.tensor(np.array(p["b"]))
         modules += [module, torch.nn.ReLU(), torch.nn.MaxPool2d(pool)]
@@ -43,12 +57,12 @@ def test_logits_and_gradients_are_torchs(name):
         modules += [module, torch.nn.ReLU()]
     net = torch.nn.Sequential(*modules[:-1])
 
-    height, width, depth = (12, 10, 1) if name == "as it comes" else (14, 13, 2)
+    height, width, depth = (*shape, 1)[:3]
     x = DRAW.normal(size=(4, height, width, depth)).astype(np.float32)
     labels = np.array([0, 2, 1, 1])
     logits = net(torch.tensor(x.transpose(0, 3, 1, 2).copy()))
     torch.nn.functional.cross_entropy(logits, torch.tensor(labels)).backward()
-    images = jnp.asarray(x[..., 0] if depth == 1 else x)
+    images = jnp.asarray(x.reshape(4, *shape))
     np.testing.assert_allclose(
         model.apply(params, images), logits.detach().numpy(), rtol=1e-5, atol=1e-5
     )

@@ -37,7 +37,7 @@ def train(seed):
     layout = torch.channels_last
     x, test_x = x.to(memory_format=layout), test_x.to(memory_format=layout)
     net = nn.Sequential(
-        *(nn.Conv2d(1, 16, 5), nn.MaxPool2d(2), nn.ReLU()),
+        *(nn.Conv2d(1, 16, 5, stride=2), nn.ReLU()),
         *(nn.Conv2d(16, 48, 3), nn.MaxPool2d(2), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(1200, 256), nn.ReLU(), nn.Linear(256, 10)),
     ).to(memory_format=layout)

@@ -19,6 +19,7 @@ def cnn(
     features: Sequence[int],
     *,
     kernel_size: int | Sequence[int] = 5,
+    strides: int | Sequence[int] = 1,
     pool: int | Sequence[int] = 2,
     padding: str = "SAME",
     dropout: float = 0.0,
@@ -39,8 +40,10 @@ def cnn(
       channels: of each convolution's result.
       features: of each linear layer's result; the last are the outputs.
       kernel_size: height and width of the kernels, one for all or one for each convolution.
+      strides: steps from one place of the kernel to the next, likewise.
       pool: height, width and strides of the pooling, likewise; 1 is none.
-      padding: "SAME", zeros around the image so that a convolution keeps its size, or "VALID".
+      padding: "SAME", zeros around the image so that a convolution keeps its size (divided by the
+        strides, rounded up), or "VALID", none.
       dropout: in training mode (a key is given), the probability in [0, 1) with which each feature
         between linear layers is set to 0; the others are divided by 1 − dropout.
       activation: the function between layers.
@@ -70,6 +73,7 @@ def cnn(
     if len(depths) > 1:
         raise ValueError(f"cnn: expected image_shape [height, width, channels], got {list(image)}")
     kernels = _one_for_each("kernel_size", kernel_size, len(channels))
+    steps = _one_for_each("strides", strides, len(channels))
     pools = _one_for_each("pool", pool, len(channels))
     if padding not in ("SAME", "VALID"):
         raise ValueError(f'cnn: padding must be "SAME" or "VALID", got {padding!r}')
@@ -79,14 +83,15 @@ def cnn(
     depth = depths[0] if depths else 1
     expected = height, width, depth
     shapes: list[tuple[int, ...]] = []
-    for i, (size, by, out) in enumerate(zip(kernels, pools, channels, strict=True)):
+    for i, (size, by, pool, out) in enumerate(zip(kernels, steps, pools, channels, strict=True)):
         shapes.append((size, size, depth, out))
         lost, depth = (size - 1 if padding == "VALID" else 0), out
-        height, width = (height - lost) // by, (width - lost) // by
+        height, width = (-((lost - length) // by) // pool for length in (height, width))
         if height < 1 or width < 1:
             raise ValueError(
                 f"cnn: after convolution {i} and its pooling nothing is left of images "
-                f"{image[0]} × {image[1]}; use fewer layers, or smaller kernel_size or pool"
+                f"{image[0]} × {image[1]}; use fewer layers, or smaller kernel_size, strides or "
+                "pool"
             )
     sizes = (height * width * depth, *features)
     shapes += pairwise(sizes)
@@ -107,11 +112,11 @@ def cnn(
         params: PyTree, x: Float[Array, "rows height width ..."], *, key: jax.Array | None = None
     ) -> Float[Array, "rows out"]:
         x = _images(x, expected)
-        for layer, by in zip(params[: len(pools)], pools, strict=True):
+        for layer, by, pool in zip(params[: len(pools)], steps, pools, strict=True):
             x = conv_general_dilated(
-                x, layer["w"], (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+                x, layer["w"], (by, by), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
-            x = max_pool(x, by) if by > 1 else x
+            x = max_pool(x, pool) if pool > 1 else x
             # The bias is the same in each pool: adding it once is enough.
             x = activation(x + layer["b"][None, None, None])
         x = x.reshape(x.shape[0], -1)
