@@ -8,7 +8,6 @@ machine.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -95,9 +94,11 @@ def main() -> None:
         flags.error(f"--rounds must be at least 1, got {args.rounds}")
     quick = ["quick"] if args.quick else []
     command = [sys.executable, "-m", "benchmarks._limits", *quick]
-    limits = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    heading = f"# Benchmarks\n\n{platform.machine()}, {args.rounds} rounds in turns" + (
-        ", quick: the times mean nothing." if quick else "."
+    found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    limits = found["limits"]
+    heading = (
+        f"# Benchmarks\n\n{found['machine']}. {args.rounds} rounds in turns, a process for each "
+        f"peer{', quick: the times mean nothing' if quick else ''}."
     )
     results = {}
     for job in args.jobs or JOBS:

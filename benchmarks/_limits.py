@@ -5,6 +5,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def fastest(run, rounds: int) -> float:
@@ -18,20 +19,25 @@ def fastest(run, rounds: int) -> float:
 
 
 def measure(quick: bool) -> dict[str, float]:
-    """FLOP/s of a large matrix product, seconds of an iteration of an empty loop."""
+    """FLOP/s of a large product, bytes/s that a scalar product reads, seconds of an empty loop."""
     n, rounds = (256, 2) if quick else (2048, 7)
     a = jnp.ones((n, n))
     product = jax.jit(lambda a: a @ a)
     steps = 100 if quick else 100_000
     loop = jax.jit(lambda x: jax.lax.fori_loop(0, steps, lambda i, x: x * 0.5 + 1, x))
+    x, y = np.ones((2, 100_000), np.float32)  # as R2c has
     return {
         "flops": 2 * n**3 / fastest(lambda: product(a).block_until_ready(), rounds),
+        "bytes": 2 * x.nbytes / fastest(lambda: np.dot(x, y), 100 * rounds),
         "iteration": fastest(lambda: loop(1.0).block_until_ready(), rounds) / steps,
     }
 
 
 if __name__ == "__main__":
     import json
+    import os
     import sys
 
-    print(json.dumps(measure("quick" in sys.argv)))
+    gpus = [device.device_kind for device in jax.devices() if device.platform == "gpu"]
+    machine = f"{os.cpu_count()} CPU cores; GPU: {', '.join(gpus) or 'not measured'}"
+    print(json.dumps({"machine": machine, "limits": measure("quick" in sys.argv)}))

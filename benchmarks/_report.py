@@ -5,7 +5,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.problems import JOBS
+from benchmarks.problems import JOBS, Job
 
 Results = dict[str, dict[str, dict[str, Any]]]  # by job, then by peer
 
@@ -38,12 +38,22 @@ def rows(results: dict[str, dict[str, Any]]) -> list[list[str]]:
     return table
 
 
+def least(job: Job, limits: dict[str, float]) -> dict[str, float]:
+    """Seconds that a step must take, by the reason why."""
+    return {
+        "Its products at the peak of a large one:": job.flops / limits["flops"],
+        "Reading its data once a step:": job.bytes / limits["bytes"],
+        "An empty loop of as many steps:": job.loops * limits["iteration"],
+    }
+
+
 def markdown(results: Results, limits: dict[str, float], heading: str) -> str:
     lines = [
         heading,
         "",
         f"Limits measured in the same run: {limits['flops'] / 1e9:,.0f} GFLOP/s in a large matrix "
-        f"product, {1e9 * limits['iteration']:,.0f} ns an iteration of an empty loop.",
+        f"product, {limits['bytes'] / 1e9:,.0f} GB/s in a scalar product of 100,000 values, "
+        f"{1e9 * limits['iteration']:,.0f} ns an iteration of an empty loop.",
     ]
     for job, by_peer in results.items():
         lines += ["", f"## {JOBS[job].title} (`{job}`)", ""]
@@ -51,13 +61,11 @@ def markdown(results: Results, limits: dict[str, float], heading: str) -> str:
         lines += ["| " + " | ".join(head) + " |", "|---|--:|--:|--:|--:|--:|"]
         lines += ["| " + " | ".join(row) + " |" for row in rows(by_peer)]
         fgd = by_peer.get("fgd", {})
-        if JOBS[job].flops and "seconds" in fgd:
-            least = JOBS[job].flops * fgd["of_steps"] / limits["flops"]
-            times = median(fgd) / least
-            lines += [
-                "",
-                f"Its products at GEMM peak take {1e3 * least:,.1f} ms; fgd {times:.2f} ×.",
-            ]
+        for what, seconds in least(JOBS[job], limits).items():
+            if seconds and "seconds" in fgd:
+                seconds *= fgd["of_steps"]
+                times = median(fgd) / seconds
+                lines += ["", f"{what} {1e3 * seconds:,.2f} ms; fgd takes {times:.2f} ×."]
     return "\n".join(lines) + "\n"
 
 

@@ -15,24 +15,29 @@ class Job:
       title: in words, for the table.
       steps: of a full measurement, and of a quick one.
       flops: floating-point operations a step that no way of computing it can avoid.
+      bytes: that a step must read.
+      loops: whether a step can take no less than an empty loop's.
     """
 
     title: str
     steps: tuple[int, int] = (1, 1)
     flops: float = 0
+    bytes: float = 0
+    loops: bool = False
 
 
 MLP_FLOPS = 2 * 100 * (2 * 784 * 200 + 3 * 200 * 10)  # no gradient of the images
 TWO_LAYER_FLOPS = 2 * 64 * (2 * 1000 * 100 + 3 * 100 * 10)
+CNN_FLOPS = 2 * 128 * (2 * 24**2 * 25 * 32 + 3 * 8**2 * 25 * 32 * 64 + 3 * (1024 * 256 + 256 * 10))
 
 JOBS = {
-    "r2b": Job("R2b: a line through 5 points, 10,000 steps", (10_000, 100)),
-    "r2c": Job("R2c: a line through 100,000 points, 10,000 steps", (10_000, 50)),
+    "r2b": Job("R2b: a line through 5 points, 10,000 steps", (10_000, 100), loops=True),
+    "r2c": Job("R2c: a line through 100,000 points, 10,000 steps", (10_000, 50), bytes=8e5),
     "r3a": Job("R3a: two-layer net by hand, 500 steps", (500, 20), TWO_LAYER_FLOPS),
     "r3e": Job("R3e: two-layer net, SGD, 500 steps", (500, 20), TWO_LAYER_FLOPS),
     "r3f": Job("R3f: two-layer net, Adam, 500 steps", (500, 20), TWO_LAYER_FLOPS),
     "r5e": Job("R5e: MNIST 784–200–10, one epoch", (600, 20), MLP_FLOPS),
-    "cnn": Job("CNN on MNIST, batch 128, a tenth of an epoch", (46, 2)),
+    "cnn": Job("CNN on MNIST, batch 128, a tenth of an epoch", (46, 2), CNN_FLOPS),
     "sweep_r2b": Job("1,024 runs of R2b", (1024, 4)),
     "sweep_mlp": Job("16 runs of R5e, 100 steps each", (1600, 32), MLP_FLOPS),
     "rows_1e3": Job("4,000 steps on a thousand rows", (4000, 50)),

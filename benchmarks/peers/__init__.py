@@ -7,6 +7,9 @@ returns the last loss, when it is known. What a peer needs is imported in its ow
 PEERS = {
     "fgd": "fgd_fit",
     "fgd train": "fgd_train",
+    "fgd, graphs of loops": "gpu_graphs",
+    "fgd, no graphs": "gpu_no_graphs",
+    "fgd, bfloat16": "gpu_bfloat16",
     "hand-written scan": "raw_jax",
     "PyTorch eager": "pytorch",
     "PyTorch compiled": "pytorch_compiled",

@@ -11,6 +11,7 @@ import fgd
 from benchmarks import problems
 from benchmarks.peers import process
 
+MLP = fgd.models.mlp([784, 200, 10])
 PLAIN_SUMS = {
     "xla_disable_hlo_passes": "tree_reduction_rewriter"
 }  # see examples/large_regression.py
@@ -66,21 +67,20 @@ def two_layer(steps, optimizer):
     return last_loss(step, pairs(params), jax.device_put((x, y)), num_steps=steps)
 
 
-def mnist_step(rate=1e-2):
-    apply = fgd.models.mlp([784, 200, 10]).apply
+def digits_step(apply, optimizer):
     loss_fn = fgd.supervised(apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize)
-    return fgd.train_step(loss_fn, fgd.sgd(rate))
+    return fgd.train_step(loss_fn, optimizer)
 
 
-def r5e(steps, **options):
+def r5e(steps, through=lambda apply: apply, **options):
     data, params = jax.device_put(problems.mnist()), pairs(problems.mlp())
-    return last_loss(mnist_step(), params, data, batch_size=100, num_steps=steps, **options)
+    step = digits_step(through(MLP.apply), fgd.sgd(1e-2))
+    return last_loss(step, params, data, batch_size=100, num_steps=steps, **options)
 
 
-def cnn(steps):
+def cnn(steps, through=lambda apply: apply):
     model = fgd.models.cnn((28, 28, 1), [32, 64], [256, 10], padding="VALID")
-    loss_fn = fgd.supervised(model.apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize)
-    step = fgd.train_step(loss_fn, optax.adam(1e-3))
+    step = digits_step(through(model.apply), optax.adam(1e-3))
     data, params = jax.device_put(problems.mnist()), model.init(jax.random.key(0))
     return last_loss(step, params, data, batch_size=128, num_steps=steps)
 
@@ -101,7 +101,7 @@ def sweep_mlp(steps):
     data, params = jax.device_put(problems.mnist()), pairs(problems.mlp())
 
     def run(rate):
-        step = mnist_step(rate)
+        step = digits_step(MLP.apply, fgd.sgd(rate))
         options = {"batch_size": 100, "num_steps": steps // 16}
         return fgd.fit(step, step.init(params), data, **options)[1]["loss"][-1]
 

@@ -31,6 +31,8 @@ mlir.register_lowering(conv_p, mlir.lower_fun(_cpu, multiple_results=False), pla
 
 def _one(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
     """The convolution, transposed to NHWC · HWIO → NHWC and back."""
+    if conv.roles != "xwy":  # else XLA makes the operands anew for each of their transpositions
+        lhs, rhs = lax.optimization_barrier((lhs, rhs))
     n = lhs.ndim
     rows_first = (0, n - 1, *range(1, n - 1))
     plain = replace(
