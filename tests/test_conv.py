@@ -99,8 +99,8 @@ LAYERS = {  # images, kernel, strides: ways in which kernels' gradients are foun
     "one channel": ((8, 14, 14, 1), (5, 5, 1, 6), (1, 1)),
     "three channels": ((8, 14, 14, 3), (3, 3, 3, 6), (1, 1)),
     "strided": ((8, 15, 14, 3), (4, 3, 3, 6), (2, 3)),
-    "in parts": ((24, 12, 12, 8), (3, 3, 8, 7), (1, 1)),
-    "in parts, strided": ((60, 15, 13, 8), (3, 3, 8, 7), (2, 1)),
+    "in parts": ((24, 21, 21, 2), (5, 5, 2, 7), (1, 1)),
+    "in parts, strided": ((64, 31, 20, 2), (5, 4, 2, 8), (2, 1)),
 }
 
 

@@ -1,7 +1,7 @@
-"""Pooling of images, along one axis after the other.
+"""Pooling of images, in the ways that XLA on CPU likes best.
 
-The values of a window are slices of the whole, which XLA on CPU compares with vector instructions;
-its own reductions over windows, and their gradients, take up to twenty times as long.
+Windows that do not overlap are axes of a reshaped image. Of others, the values are slices, along
+one axis after the other: XLA's own reductions over windows have slow gradients.
 """
 
 from functools import partial, reduce
@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -41,9 +40,11 @@ def max_pool(
       >>> fgd.conv.max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
       [[5.0, 7.0], [13.0, 15.0]]
     """
-    size, strides = _sizes("max_pool", x, window, strides)
+    size, steps = _sizes("max_pool", x, window, strides)
+    if size == steps:
+        return _largest(_blocks(x, *size))
     for axis in (2, 1):
-        x = _largest(x, axis, size[axis - 1], strides[axis - 1])
+        x = _largest_along(x, axis, size[axis - 1], steps[axis - 1])
     return x
 
 
@@ -65,9 +66,11 @@ def avg_pool(
       >>> fgd.conv.avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
       [[2.5, 4.5], [10.5, 12.5]]
     """
-    size, strides = _sizes("avg_pool", x, window, strides)
+    size, steps = _sizes("avg_pool", x, window, strides)
+    if size == steps:
+        return _blocks(x, *size).mean(axis=(2, 4))
     for axis in (2, 1):
-        x = reduce(jnp.add, _parts(x, axis, size[axis - 1], strides[axis - 1]))
+        x = reduce(jnp.add, _parts(x, axis, size[axis - 1], steps[axis - 1]))
     return x / (size[0] * size[1])
 
 
@@ -92,41 +95,46 @@ def _sizes(
     return size, size if strides is None else pair("strides", strides)
 
 
-def _windows(x: jax.Array, axis: int, size: int) -> jax.Array:
-    """Windows that do not overlap: [..., size · n + rest, ...] as [..., n, size, ...]."""
-    count = x.shape[axis] // size
-    x = lax.slice_in_dim(x, 0, count * size, axis=axis)
-    return x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :])
+def _blocks(x: jax.Array, h: int, w: int) -> jax.Array:
+    rows, height, width, channels = x.shape
+    x = x[:, : height // h * h, : width // w * w]
+    return x.reshape(rows, height // h, h, width // w, w, channels)
+
+
+@jax.custom_jvp
+def _largest(blocks: jax.Array) -> jax.Array:
+    return blocks.max(axis=(2, 4))
+
+
+@_largest.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (blocks,), (change,) = primals, tangents
+    h, w = blocks.shape[2], blocks.shape[4]
+    largest = _largest(blocks)
+    place = jnp.arange(h * w).reshape(1, 1, h, 1, w, 1)
+    is_largest = blocks == largest[:, :, None, :, None]
+    first = jnp.where(is_largest, place, h * w - 1).min(axis=(2, 4), keepdims=True)
+    return largest, jnp.where(place == first, change, 0).sum(axis=(2, 4))
 
 
 def _parts(x: jax.Array, axis: int, size: int, stride: int) -> list[jax.Array]:
     """The first values of all windows along an axis, the second, …"""
-    if size == stride:
-        x = _windows(x, axis, size)
-        return [lax.index_in_dim(x, i, axis + 1, keepdims=False) for i in range(size)]
     last = (x.shape[axis] - size) // stride * stride
     return [lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(size)]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _largest(x: jax.Array, axis: int, size: int, stride: int) -> jax.Array:
+def _largest_along(x: jax.Array, axis: int, size: int, stride: int) -> jax.Array:
     return reduce(jnp.maximum, _parts(x, axis, size, stride))
 
 
-@_largest.defjvp
+@_largest_along.defjvp
 def _(
     axis: int, size: int, stride: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    (x,), (change,) = primals, tangents
-    largest = _largest(x, axis, size, stride)
-    number = np.min_scalar_type(size)
-    first = jnp.full(largest.shape, size - 1, number)
-    for i, part in reversed(list(enumerate(_parts(x, axis, size, stride)[:-1]))):
-        first = jnp.where(part == largest, number.type(i), first)
-    if size == stride:  # the same sum, whose transpose is one pass
-        change = _windows(change, axis, size)
-        place = lax.broadcasted_iota(number, change.shape, axis + 1)
-        chosen = jnp.where(place == jnp.expand_dims(first, axis + 1), change, 0)
-        return largest, chosen.sum(axis + 1)
-    parts = enumerate(_parts(change, axis, size, stride))
-    return largest, reduce(jnp.add, [jnp.where(first == i, part, 0) for i, part in parts])
+    parts, changes = (_parts(x, axis, size, stride) for (x,) in (primals, tangents))
+    largest, change = parts[-1], changes[-1]
+    for part, its in zip(parts[-2::-1], changes[-2::-1], strict=True):
+        change = jnp.where(part >= largest, its, change)
+        largest = jnp.maximum(part, largest)
+    return _largest_along(*primals, axis, size, stride), change
