@@ -1,4 +1,4 @@
-"""Where a job's time goes: `python -m benchmarks._profile job [peer]`.
+"""Where a job's time goes: `python -m benchmarks.profile job [peer]`.
 
 The operations of the compiled program, from JAX's own trace, the longest first.
 """
