@@ -36,8 +36,8 @@ def public(module):
 
 
 NAMES = {
-    fgd: "Step TrainState adagrad adam evaluate fit momentum rmsprop sgd supervised sweep train "
-    "train_step",
+    fgd: "Step TrainState adagrad adam compilation_cache evaluate fit momentum rmsprop sgd "
+    "supervised sweep train train_step",
     fgd.conv: "avg_pool conv_general_dilated max_pool",
     fgd.data: "MNIST linear mnist normalize shuffle split",
     fgd.export: "Artifact load save",

@@ -15,6 +15,7 @@ from fgd import (
     plots as plots,
     testing as testing,
 )
+from fgd._cache import compilation_cache as compilation_cache
 from fgd._evaluate import evaluate as evaluate
 from fgd._fit import fit as fit
 from fgd._step import Step as Step, train_step as train_step
