@@ -39,7 +39,7 @@ def rows(results: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 
 def least(job: Job, limits: dict[str, float]) -> dict[str, float]:
-    """Seconds that a step must take, by the reason why."""
+    """Seconds of a step at the rates of `_limits`, by what would take them."""
     return {
         "Its products at the peak of a large one:": job.flops / limits["flops"],
         "Reading its data once a step:": job.bytes / limits["bytes"],

@@ -14,7 +14,7 @@ class Job:
     Attributes:
       title: in words, for the table.
       steps: of a full measurement, and of a quick one.
-      flops: floating-point operations a step that no way of computing it can avoid.
+      flops: floating-point operations of a step, its products computed directly.
       bytes: that a step must read.
       loops: whether a step can take no less than an empty loop's.
     """

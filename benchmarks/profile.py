@@ -37,7 +37,8 @@ def meanings(folder):
     found = {}
     for path in glob.glob(f"{folder}/*after_optimizations.txt"):
         with open(path) as file:
-            for name, shape, rest in re.findall(r"%([\w.-]+) = (\w+\[[\d,]*\])(.*)", file.read()):
+            operation = r"%([\w.-]+) = (\(.*?\)|\w+\[[\d,]*\])(.*)"
+            for name, shape, rest in re.findall(operation, file.read()):
                 origin = re.search(r'op_name="([^"]*)"', rest)
                 found[name] = shape, origin[1].split("/", 1)[-1][-48:] if origin else ""
     return found
@@ -50,6 +51,7 @@ def main(job: str, peer: str = "fgd") -> None:
         steps = JOBS[job].steps[0]
         run = importlib.import_module(f"benchmarks.peers.{PEERS[peer]}").JOBS[job](steps)
         run()
+        steps = getattr(run, "steps", steps)
         start = time.perf_counter()
         run()
         whole = (time.perf_counter() - start) * 1e6 / steps

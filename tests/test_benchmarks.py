@@ -18,7 +18,14 @@ def benchmarks(*flags):
 def test_quick(tmp_path):
     peers = ["fgd", "fgd train", "hand-written scan", "PyTorch eager"]
     done = benchmarks(
-        "r2b", "r5e", "--quick", "--rounds", "2", "--output", str(tmp_path), "--peers", *peers
+        *("r2b", "r2c", "r5e"),
+        "--quick",
+        "--rounds",
+        "2",
+        "--output",
+        str(tmp_path),
+        "--peers",
+        *peers,
     )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
@@ -37,6 +44,15 @@ def test_quick(tmp_path):
     assert "| fgd |" in table
     assert "quick: the times mean nothing" in table
     assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_profile():
+    """The longest operation of R3e's is a product of matrices."""
+    command = [sys.executable, "-m", "benchmarks.profile", "r3e"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    first = done.stdout.split("\n")[4]
+    assert "dot_general" in first, done.stdout
 
 
 def test_a_missing_peer_is_skipped(tmp_path):

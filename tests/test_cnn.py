@@ -81,6 +81,17 @@ def test_logits_and_gradients_are_torchs(name):
     close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_strides_with_padding_around():
+    """PyTorch has none such. Where the linear layer adds all, the sum of lax's convolution."""
+    model = cnn([9, 10], [3], [1], kernel_size=4, strides=2, pool=1, activation=lambda x: x)
+    (layer, last), x = model.init(jax.random.key(0)), jnp.asarray(DRAW.normal(size=(4, 9, 10, 1)))
+    assert last["w"].shape == (5 * 5 * 3, 1)
+    params = [{"w": layer["w"], "b": jnp.zeros(3)}, {"w": jnp.ones((75, 1)), "b": jnp.zeros(1)}]
+    layout = ("NHWC", "HWIO", "NHWC")
+    theirs = jax.lax.conv_general_dilated(x, layer["w"], (2, 2), "SAME", dimension_numbers=layout)
+    np.testing.assert_allclose(model.apply(params, x)[:, 0], theirs.sum((1, 2, 3)), rtol=1e-4)
+
+
 def test_initial_parameters_have_torchs_distribution():
     """Two-sample Kolmogorov-Smirnov on weights and biases of Conv2d(5, 400, 3)."""
     torch = pytest.importorskip("torch")
@@ -156,6 +167,7 @@ def test_it_trains(x64):
         (([28, 28], [2.5], [3]), {}, TypeError, r"channels\[0\] must be an int"),
         (([28, 28], [2, 2], [3]), {"kernel_size": [3]}, ValueError, "kernel_size has 1 sizes for"),
         (([28, 28], [2], [3]), {"pool": 0}, ValueError, "pool must be at least 1, got 0"),
+        (([28, 28], [2], [3]), {"strides": 0}, ValueError, "strides must be at least 1, got 0"),
         (([7, 28], [2, 2, 2], [3]), {}, ValueError, "after convolution 2 .* images 7 × 28; use"),
         (([8, 8], [2], [3]), {"padding": "VALID", "kernel_size": 9}, ValueError, "nothing is left"),
         (([8, 8], [2], [3]), {"padding": "same"}, ValueError, 'padding must be "SAME"'),

@@ -270,6 +270,34 @@ def test_export_with_any_number_of_rows(x64):
     close(exported.call(x, w), step(x, w), rtol=1e-12, atol=1e-12)
 
 
+def test_a_window_larger_than_the_image(x64):
+    """No place, so no result; gradients are zeros of the operands' shapes."""
+    x, w = draws(2, 2, 2, 1), draws(5, 5, 1, 3)
+    gradients = jax.grad(
+        lambda x, w: jnp.sum(conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=LAYOUT)),
+        (0, 1),
+    )(x, w)
+    close(gradients, (0 * x, 0 * w), rtol=0)
+
+
+def test_half_precision_rounds_once():
+    """Within bfloat16's own error of the float32 result."""
+    images, kernel, strides = LAYERS["strided"]
+    x, w = draws(*images), draws(*kernel)
+
+    def gradients(x, w):
+        return jax.grad(lambda x, w: jnp.sum(convolve(strides)(x, w).astype(float) ** 2), (0, 1))(
+            x, w
+        )
+
+    halves = [a.astype(jnp.bfloat16) for a in (x, w)]
+    found = gradients(*halves)
+    expected = gradients(*(a.astype(float) for a in halves))
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert jnp.linalg.norm(a.astype(float) - b) < 2**-7 * jnp.linalg.norm(b)
+
+
 def test_flax_layer():
     x = jnp.asarray(DRAW.normal(size=(4, 9, 8, 3)), jnp.float32)
     theirs = linen.Conv(5, (3, 2), strides=2)
@@ -308,17 +336,24 @@ def test_pooling_is_torchs(shape, window, strides, levels):
         )
 
 
-def test_pooling_in_forward_mode_and_under_vmap(x64):
+@pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 2)])
+def test_pooling_in_forward_mode_and_under_vmap(window, stride, x64):
     x, change = draws(2, 7, 6, 3), draws(2, 7, 6, 3)
+    pool = partial(max_pool, window=window, strides=stride)
 
     def by_hand(x):
-        blocks = x[:, :6].reshape(2, 3, 2, 3, 2, 3)
-        return jnp.max(blocks, axis=(2, 4))
+        rows, columns = ((size - window) // stride * stride + 1 for size in x.shape[1:3])
+        values = [
+            x[:, i : i + rows : stride, j : j + columns : stride]
+            for i in range(window)
+            for j in range(window)
+        ]
+        return jnp.stack(values).max(axis=0)
 
-    close(jax.jvp(max_pool, (x,), (change,)), jax.jvp(by_hand, (x,), (change,)), rtol=1e-14)
-    curvature = jax.jvp(jax.grad(lambda x: jnp.sum(max_pool(x) ** 3)), (x,), (change,))
+    close(jax.jvp(pool, (x,), (change,)), jax.jvp(by_hand, (x,), (change,)), rtol=1e-14)
+    curvature = jax.jvp(jax.grad(lambda x: jnp.sum(pool(x) ** 3)), (x,), (change,))
     close(curvature, jax.jvp(jax.grad(lambda x: jnp.sum(by_hand(x) ** 3)), (x,), (change,)), 1e-12)
-    np.testing.assert_array_equal(jax.vmap(max_pool)(x[None])[0], max_pool(x))
+    np.testing.assert_array_equal(jax.vmap(pool)(x[None])[0], pool(x))
 
 
 @pytest.mark.usefixtures("as_users")

@@ -146,7 +146,7 @@ COLLECTIVE = (
 def sent(step, state, data, mesh, **run):
     """The collectives in the compiled run, by kind, and the bytes of what each one sends."""
     from fgd._fit import run as whole
-    from fgd._mesh import place, specs
+    from fgd._mesh import place, specs, within
 
     plan, _ = plan_run(
         "fit", step, state, data, num_steps=4, num_epochs=None, record_every=1, mesh=mesh, **run
@@ -154,7 +154,8 @@ def sent(step, state, data, mesh, **run):
     state, data = place("fit", plan.mesh, (state, data))
     plan = plan._replace(specs=specs(state))
     program = step.program(whole, static_argnames=("plan", "records"))
-    text = program.lower(state, data, plan=plan, records=4).compile().as_text()
+    with within(plan.mesh):
+        text = program.lower(state, data, plan=plan, records=4).compile().as_text()
     for shapes, kind, _ in re.findall(COLLECTIVE, text):
         for dtype, sides in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
             yield kind, WIDTHS[dtype] * int(np.prod([int(n) for n in sides.split(",") if n]))
@@ -171,6 +172,24 @@ def test_a_step_sends_its_gradient_and_its_loss(devices, batch_size, shuffle):
     collectives = list(
         sent(step, state, data, mesh_of(devices), batch_size=batch_size, shuffle=shuffle)
     )
+    assert {kind for kind, _ in collectives} == {"all-reduce"}
+    gradient = sum(x.nbytes for x in jax.tree.leaves(state.params))
+    assert sum(size for _, size in collectives) == gradient + 4
+
+
+def test_a_convolutional_network_is_split_too():
+    """It learns what it learns on one device, and sends its gradient and its loss alone."""
+    model = fgd.models.cnn([20, 20], [2, 3], [5, 2], kernel_size=[5, 3], padding="VALID")
+    step = fgd.train_step(fgd.supervised(model.apply, fgd.losses.cross_entropy), fgd.adam(1e-2))
+    state = step.init(model.init(jax.random.key(0)))
+    draw = np.random.default_rng(0)
+    data = draw.normal(size=(48, 20, 20)).astype(np.float32), draw.integers(0, 2, 48)
+    run = {"batch_size": 24, "shuffle": True}
+    one, many = (
+        fgd.fit(step, state, data, num_steps=4, mesh=mesh, **run) for mesh in (None, mesh_of(8))
+    )
+    close(many[1], one[1], rtol=1e-4)
+    collectives = list(sent(step, state, data, mesh_of(8), **run))
     assert {kind for kind, _ in collectives} == {"all-reduce"}
     gradient = sum(x.nbytes for x in jax.tree.leaves(state.params))
     assert sum(size for _, size in collectives) == gradient + 4

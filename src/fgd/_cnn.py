@@ -83,10 +83,11 @@ def cnn(
     depth = depths[0] if depths else 1
     expected = height, width, depth
     shapes: list[tuple[int, ...]] = []
-    for i, (size, by, pool, out) in enumerate(zip(kernels, steps, pools, channels, strict=True)):
+    layers = list(zip(kernels, steps, pools, strict=True))
+    for i, ((size, stride, area), out) in enumerate(zip(layers, channels, strict=True)):
         shapes.append((size, size, depth, out))
         lost, depth = (size - 1 if padding == "VALID" else 0), out
-        height, width = (-((lost - length) // by) // pool for length in (height, width))
+        height, width = (math.ceil((n - lost) / stride) // area for n in (height, width))
         if height < 1 or width < 1:
             raise ValueError(
                 f"cnn: after convolution {i} and its pooling nothing is left of images "
@@ -112,15 +113,15 @@ def cnn(
         params: PyTree, x: Float[Array, "rows height width ..."], *, key: jax.Array | None = None
     ) -> Float[Array, "rows out"]:
         x = _images(x, expected)
-        for layer, by, pool in zip(params[: len(pools)], steps, pools, strict=True):
-            x = conv_general_dilated(
-                x, layer["w"], (by, by), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-            x = max_pool(x, pool) if pool > 1 else x
+        layout = "NHWC", "HWIO", "NHWC"
+        for layer, (_, stride, area) in zip(params[: len(layers)], layers, strict=True):
+            strides = stride, stride
+            x = conv_general_dilated(x, layer["w"], strides, padding, dimension_numbers=layout)
+            x = max_pool(x, area) if area > 1 else x
             # The bias is the same in each pool: adding it once is enough.
             x = activation(x + layer["b"][None, None, None])
         x = x.reshape(x.shape[0], -1)
-        for i, layer in enumerate(params[len(pools) : -1]):
+        for i, layer in enumerate(params[len(layers) : -1]):
             x = activation(x @ layer["w"] + layer["b"][None])
             if dropout and key is not None:
                 kept = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - dropout, x.shape)

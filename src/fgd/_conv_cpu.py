@@ -12,6 +12,7 @@ from jax.interpreters import mlir
 from fgd._conv import Conv, conv_p
 
 _CACHE = 2**17  # bytes of an operand that stay close to a core while all others pass by
+_PATCHES = 2**28  # bytes that copies of patches may take
 
 
 def _elsewhere(lhs: jax.Array, rhs: jax.Array, *, conv: Conv) -> jax.Array:
@@ -31,7 +32,7 @@ mlir.register_lowering(conv_p, mlir.lower_fun(_cpu, multiple_results=False), pla
 
 def _one(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
     """The convolution, transposed to NHWC · HWIO → NHWC and back."""
-    if conv.roles != "xwy":  # else XLA makes the operands anew for each of their transpositions
+    if conv.roles != "xwy":  # or XLA would make the operands anew for each of their transpositions
         lhs, rhs = lax.optimization_barrier((lhs, rhs))
     n = lhs.ndim
     rows_first = (0, n - 1, *range(1, n - 1))
@@ -47,26 +48,32 @@ def _one(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
 def _canonical(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
     """In the way that was measured to be fastest in a step of training, of those that fit."""
     _, window, places = conv.extents(lhs, rhs)
-    # A kernel's gradient sums over the batch, which in an export may be of any size.
-    if conv.roles[2] == "w" and isinstance(lhs.shape[-1], int):
-        if math.prod(places) <= 16:
+    if lhs.dtype.itemsize < 4:
+        return conv(lhs, rhs)  # which rounds once, where sums of parts would round each
+    # A kernel's gradient sums over the batch, which in an export may be of any size, and which XLA
+    # itself splits on a mesh.
+    is_whole = isinstance(lhs.shape[-1], int) and jax.sharding.get_abstract_mesh().empty
+    if conv.roles == "xyw" and is_whole:
+        number = math.prod(places)
+        if number <= 16 and number * lhs.size * lhs.dtype.itemsize <= _PATCHES:
             return _patch_by_patch(lhs, rhs, conv)
-        if 4 * math.prod(places) <= math.prod(window):
+        if 4 * number <= math.prod(window):
             return _in_parts(lhs, rhs, conv)
-    if conv.strides[0] == 1 and places[0] > lhs.shape[1]:
+    if conv.roles == "ywx" and conv.strides[0] == 1 and places[0] > lhs.shape[1]:
         return _row_by_row(lhs, rhs, conv)
     return conv(lhs, rhs)
 
 
 def _patch_by_patch(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
-    """As one product of the patches that the window meets, for XLA in parts, one for each core."""
+    """As one product of the patches that the window meets; in four parts, which XLA spreads."""
     _, _, places = conv.extents(lhs, rhs)
     *size, summed, features = rhs.shape
     zero, whole = jnp.zeros((), lhs.dtype), (0, 0, 0)
     edges = [(*pad, d - 1) for pad, d in zip(conv.padding, conv.lhs_dilation, strict=True)]
     images = lax.pad(lhs.swapaxes(0, -1), zero, [whole, *edges, whole])
 
-    def patches(*place: int) -> jax.Array:  # the place comes last but one, an axis at a time
+    def patches(*place: int) -> jax.Array:
+        """Those whose place begins so: [summed, *size, *other axes of the place, features]."""
         if len(place) < len(places):
             nearby = [patches(*place, i) for i in range(places[len(place)])]
             return jnp.stack(nearby, 1 + len(places))
@@ -84,7 +91,7 @@ def _patch_by_patch(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
 
 
 def _row_by_row(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
-    """As sums of each row's convolutions with each row of the window: none is with padding."""
+    """As sums of each row's convolutions with each row of the window: no row is padding."""
     size, features = rhs.shape[0], rhs.shape[-1]
     window = jnp.moveaxis(rhs, 0, -2).reshape(1, *rhs.shape[1:-1], size * features)
     (low, high), *padding = conv.padding
@@ -110,6 +117,8 @@ def _in_parts(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
     features = lhs.shape[-1]
     wanted = max(1, min(rhs.size * rhs.dtype.itemsize // _CACHE, features // 2))
     parts = next(n for n in range(wanted, 0, -1) if features % n == 0)
+    if parts == 1:
+        return conv(lhs, rhs)
 
     def split(x: jax.Array, axis: int) -> jax.Array:
         x = x.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :])

@@ -52,50 +52,61 @@ def conv_general_dilated(
       (5, 28, 28, 8)
     """
     lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
+    given = window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers
+    is_plain = (
+        (feature_group_count, batch_group_count) == (1, 1)
+        and preferred_element_type in (None, lhs.dtype)
+        and out_sharding is None
+    )
+    conv = _ours(lhs, rhs, *given, precision) if is_plain else None
+    if conv is not None:
+        return _conv.conv_p.bind(lhs[None], rhs[None], conv=conv)[0]
+    groups = feature_group_count, batch_group_count
+    return lax.conv_general_dilated(
+        lhs, rhs, *given, *groups, precision, preferred_element_type, out_sharding
+    )
+
+
+def _ours(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None,
+    rhs_dilation: Sequence[int] | None,
+    dimension_numbers: Any,
+    precision: Any,
+) -> _conv.Conv | None:
+    """The convolution, its arguments settled; None if it is better left to lax, errors included."""
     space = lhs.ndim - 2
-    strides = tuple(window_strides)
+    strides = tuple(strides)
     lhs_dilation = (1,) * space if lhs_dilation is None else tuple(lhs_dilation)
     rhs_dilation = (1,) * space if rhs_dilation is None else tuple(rhs_dilation)
-    is_ours = (
+    fits = (
         1 <= space <= 3
         and rhs.ndim == lhs.ndim
         and lhs.dtype == rhs.dtype
         and jnp.issubdtype(lhs.dtype, jnp.floating)
         and all(len(ints) == space for ints in (strides, lhs_dilation, rhs_dilation))
         and min(strides + lhs_dilation + rhs_dilation) >= 1
-        and (feature_group_count, batch_group_count) == (1, 1)
-        and preferred_element_type in (None, lhs.dtype)
-        and out_sharding is None
         and not (isinstance(padding, str) and lhs_dilation != (1,) * space)
         and not any(any(jax.typeof(x).sharding.spec) for x in (lhs, rhs))
         and not jax.sharding.get_abstract_mesh().manual_axes
     )
-    specs = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers) if is_ours else None
+    specs = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers) if fits else None
     if specs is None or 0 in lhs.shape + rhs.shape:
-        return lax.conv_general_dilated(
-            lhs,
-            rhs,
-            window_strides,
-            padding,
-            lhs_dilation,
-            rhs_dilation,
-            dimension_numbers,
-            feature_group_count,
-            batch_group_count,
-            precision,
-            preferred_element_type,
-            out_sharding,
-        )
+        return None
+    image = [lhs.shape[axis] for axis in specs.lhs_spec[2:]]
+    window = [rhs.shape[axis] for axis in specs.rhs_spec[2:]]
+    if not all(isinstance(size, int) for size in image + window):  # symbolic, in an export
+        return None
     if isinstance(padding, str):
-        image = [lhs.shape[axis] for axis in specs.lhs_spec[2:]]
-        window = [
-            (rhs.shape[axis] - 1) * dilation + 1
-            for axis, dilation in zip(specs.rhs_spec[2:], rhs_dilation, strict=True)
-        ]
-        padding = lax.padtype_to_pads(image, window, strides, padding)
+        dilated = [(n - 1) * d + 1 for n, d in zip(window, rhs_dilation, strict=True)]
+        padding = lax.padtype_to_pads(image, dilated, strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
     lhs_spec, rhs_spec, out_spec = map(tuple, specs)
     conv = _conv.Conv(
         strides, pads, lhs_dilation, rhs_dilation, lhs_spec, rhs_spec, out_spec, precision
     )
-    return _conv.conv_p.bind(lhs[None], rhs[None], conv=conv)[0]
+    _, _, places = conv.extents(lhs, rhs)
+    return conv if min(places) > 0 else None
