@@ -15,6 +15,10 @@ def median(result: dict[str, Any]) -> float:
     return statistics.median(result["seconds"]) * result["of_steps"] / result["steps"]
 
 
+def milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.{1 if seconds > 0.01 else 2}f}"
+
+
 def rows(results: dict[str, dict[str, Any]]) -> list[list[str]]:
     ours = median(results["fgd"]) if "seconds" in results.get("fgd", {}) else None
     table = []
@@ -28,8 +32,8 @@ def rows(results: dict[str, dict[str, Any]]) -> list[list[str]]:
         table.append(
             [
                 peer,
-                f"{1e3 * middle:,.1f}",
-                f"{1e3 * low:,.1f}–{1e3 * high:,.1f}",
+                milliseconds(middle),
+                f"{milliseconds(low)}–{milliseconds(high)}",
                 "" if ours is None or peer == "fgd" else f"{middle / ours:,.2f}",
                 f"{result['first'] - statistics.median(result['seconds']):.2f}",
                 f"{result['peak_mb']:,.0f}",

@@ -12,7 +12,7 @@ from _script import parser, positive, run, save
 
 import fgd
 
-BATCH = 256
+BATCH = 192
 
 
 def main(args):

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 BEGAN = time.perf_counter()
-BATCH = 256
+BATCH = 192
 
 
 def read(name):
