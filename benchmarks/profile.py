@@ -8,13 +8,12 @@ import glob
 import gzip
 import importlib
 import json
-import os
 import re
 import sys
 import tempfile
 import time
 
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, add_xla_flags
 from benchmarks.problems import JOBS
 
 
@@ -46,8 +45,7 @@ def meanings(folder):
 
 def main(job: str, peer: str = "fgd") -> None:
     with tempfile.TemporaryDirectory() as folder:
-        flags = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " " + flags
+        add_xla_flags(f"--xla_dump_to={folder} --xla_dump_hlo_as_text")
         steps = JOBS[job].steps[0]
         run = importlib.import_module(f"benchmarks.peers.{PEERS[peer]}").JOBS[job](steps)
         run()
@@ -55,19 +53,19 @@ def main(job: str, peer: str = "fgd") -> None:
         start = time.perf_counter()
         run()
         whole = (time.perf_counter() - start) * 1e6 / steps
-        totals = collections.defaultdict(lambda: [0, 0.0])
         known, events = meanings(folder), trace(run, folder)
+    calls, times = collections.Counter(), collections.Counter()
     for name, microseconds in events:
         if name in known and not name.startswith("while"):  # a loop holds the others
-            totals[name][0] += 1
-            totals[name][1] += microseconds
+            calls[name] += 1
+            times[name] += microseconds
     print(f"{JOBS[job].title}, {peer}: {whole:,.1f} µs a step\n")
     print("| operation | result | of | calls a step | µs a step |\n|---|---|---|--:|--:|")
-    for name, (calls, sum_) in sorted(totals.items(), key=lambda item: -item[1][1])[:12]:
+    for name, time_ in times.most_common(12):
         shape, origin = known[name]
-        print(f"| {name} | {shape} | {origin} | {calls / steps:.3g} | {sum_ / steps:,.1f} |")
-    rest = sum(sum_ for _, sum_ in totals.values()) / steps
-    print(f"\nAll operations together {rest:,.1f} µs; they may overlap, or be waited for.")
+        print(f"| {name} | {shape} | {origin} | {calls[name] / steps:.3g} | {time_ / steps:,.1f} |")
+    together = times.total() / steps
+    print(f"\nAll operations together {together:,.1f} µs; they may overlap, or be waited for.")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ A module has `JOBS`: by job, a function `(steps) -> run`, where `run()` trains f
 returns the last loss, when it is known. What a peer needs is imported in its own process alone.
 """
 
+import os
+
 PEERS = {
     "fgd": "fgd_fit",
     "fgd train": "fgd_train",
@@ -18,3 +20,8 @@ PEERS = {
     "Flax nnx": "nnx",
     "scikit-learn": "sklearn_mlp",
 }
+
+
+def add_xla_flags(flags):
+    """To those of the environment; before JAX looks at its devices."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()

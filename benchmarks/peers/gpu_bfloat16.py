@@ -14,4 +14,4 @@ def mixed(apply):
     return apply_in_bfloat16
 
 
-JOBS = gpu.jobs(("r5e", "cnn"), through=mixed)
+JOBS = gpu.jobs("r5e", "cnn", through=mixed)

@@ -115,8 +115,8 @@ def cnn(
         x = _images(x, expected)
         layout = "NHWC", "HWIO", "NHWC"
         for layer, (_, stride, area) in zip(params[: len(layers)], layers, strict=True):
-            strides = stride, stride
-            x = conv_general_dilated(x, layer["w"], strides, padding, dimension_numbers=layout)
+            by = stride, stride
+            x = conv_general_dilated(x, layer["w"], by, padding, dimension_numbers=layout)
             x = max_pool(x, area) if area > 1 else x
             # The bias is the same in each pool: adding it once is enough.
             x = activation(x + layer["b"][None, None, None])

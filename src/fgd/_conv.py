@@ -78,7 +78,7 @@ class Conv:
     def to_rhs(self, lhs: Any, rhs: Any) -> "Conv":
         """The convolution of lhs with g that gives rhs's cotangent."""
         image, window, places = self.extents(lhs, rhs)
-        x, w, y = self.roles
+        of_lhs, of_rhs, of_out = self.roles
         low = np.array(self.padding)[:, 0]
         high = (places - 1) * self.strides + window - image - low
         return replace(
@@ -89,7 +89,7 @@ class Conv:
             lhs_spec=_swapped(self.lhs_spec),
             rhs_spec=_swapped(self.out_spec),
             out_spec=_swapped(self.rhs_spec),
-            roles=x + y + w,
+            roles=of_lhs + of_out + of_rhs,
         )
 
 

@@ -132,9 +132,9 @@ def _largest_along(x: jax.Array, axis: int, size: int, stride: int) -> jax.Array
 def _(
     axis: int, size: int, stride: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
+    largest = _largest_along(*primals, axis, size, stride)
     parts, changes = (_parts(x, axis, size, stride) for (x,) in (primals, tangents))
-    largest, change = parts[-1], changes[-1]
+    change = changes[-1]
     for part, its in zip(parts[-2::-1], changes[-2::-1], strict=True):
-        change = jnp.where(part >= largest, its, change)
-        largest = jnp.maximum(part, largest)
-    return _largest_along(*primals, axis, size, stride), change
+        change = jnp.where(part == largest, its, change)
+    return largest, change
