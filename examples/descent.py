@@ -38,7 +38,7 @@ def descend(function, optimizer, start, num_steps):
     def loss_fn(position, _):
         return function(position), {"x": position[0], "y": position[1]}
 
-    step = fgd.train_step(loss_fn, optimizer, has_aux=True)
+    step = fgd.train_step(loss_fn, optimizer)
     state = step.init(jnp.array(start))
     _, history = fgd.fit(step, state, jnp.zeros(1), num_steps=num_steps + 1)
     return jnp.stack([history["x"], history["y"], history["loss"]], axis=-1)

@@ -46,8 +46,8 @@ def main(args):
         print(f"{processes} processes, {mesh.size} devices in all")
 
     model = fgd.models.mlp([32, 64, 8])
-    step = fgd.train_step(fgd.supervised(model.apply, fgd.losses.mse), fgd.adam(1e-2))
-    start = step.init(model.init(jax.random.key(0)))
+    step = fgd.train_step(fgd.supervised(model, fgd.losses.mse), fgd.adam(1e-2))
+    start = step.init(model.init(0))
     x = np.random.default_rng(0).normal(size=(ROWS, 32)).astype(np.float32)
     data = x, np.tanh(x[:, :8] * x[:, 8:16])
 

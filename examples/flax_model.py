@@ -1,6 +1,6 @@
 """Your own Flax model, BatchNorm and Dropout included, learns to read handwritten digits."""
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import flax.linen as nn
@@ -42,43 +42,39 @@ def main(args):
 
     # Two functions. BatchNorm's running statistics are arrays beside the parameters.
     sample = fgd.data.normalize(mnist.train[0][:1])
-    model = fgd.models.from_flax(MODULES[args.style], sample, stateful=True)
-    params, model_state = model.init(jax.random.key(args.seed))
-    trained, running = (sum(x.size for x in jax.tree.leaves(t)) for t in (params, model_state))
+    model = fgd.models.from_flax(MODULES[args.style], sample)
+    variables = model.init(args.seed)
+    trained, running = (sum(x.size for x in jax.tree.leaves(part)) for part in variables)
 
-    # The loss trains it: with a key (stochastic) it is in training mode, and returns new statistics
-    # (stateful).
+    # A step gives the loss a key: training mode. Dropout is on, and the statistics are updated.
     loss_fn = fgd.supervised(
-        model.apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize, stateful=True
+        model,
+        fgd.losses.cross_entropy,
+        preprocess=fgd.data.normalize,
+        metrics={"accuracy": fgd.losses.accuracy},
     )
     epochs = args.epochs or 60_000 // len(mnist.train[0])  # a small sample is read more often
     num_steps = max(1, epochs * (len(mnist.train[0]) // args.batch_size))
     schedule = optax.cosine_onecycle_schedule(num_steps, args.learning_rate)
-    step = fgd.train_step(loss_fn, fgd.adam(schedule), stateful=True, stochastic=True)
-    state = step.init(params, key=args.seed, model_state=model_state)
+    step = fgd.train_step(loss_fn, fgd.adam(schedule))
+    state = step.init(variables, key=args.seed)
 
     # Evaluation mode: no key. Dropout is off, and BatchNorm uses what it has learned of the data.
-    def metrics(variables, batch):
-        images, labels = batch
-        logits, _ = model.apply(*variables, fgd.data.normalize(images))
-        return {"accuracy": fgd.losses.accuracy(logits, labels, reduction="none")}
-
-    evaluate = partial(fgd.evaluate, metrics, data=mnist.test)
-    train = partial(fgd.train, step, state, mnist.train, batch_size=args.batch_size)
-    state, history = train(num_epochs=epochs, evaluate=evaluate)
-
-    def accuracy(model_state):
-        return evaluate((state.params, model_state))["accuracy"]
+    state, history = fgd.train(
+        step, state, mnist.train, batch_size=args.batch_size, num_epochs=epochs, evaluate=mnist.test
+    )
+    tested = history["evaluate"]
+    with_first = replace(state, model_state=variables.model_state)
+    before = fgd.evaluate(loss_fn, with_first, mnist.test)["accuracy"]
 
     print(f"data                {mnist.source}")
     print(f"model               {args.style}: {trained:,} parameters, {running} running statistics")
     print(f"mean training loss  {history['loss'].mean():.6f}, {epochs} epoch(s)")
-    print(f"test accuracy       {accuracy(state.model_state):.4f}, {len(mnist.test[0]):,} digits")
-    print(f"the same weights    {accuracy(model_state):.4f}, with the statistics of the beginning")
+    print(f"test accuracy       {tested['accuracy'][-1]:.4f}, {len(mnist.test[0]):,} digits")
+    print(f"the same weights    {before:.4f}, with the statistics of the beginning")
 
     curve = fgd.plots.loss_curve(history["loss"][9::10], every=10, label="training loss")
-    errors = 1 - history["evaluate"]["accuracy"]
-    curve.plot(history["evaluate"]["step"], errors, "o-", markersize=3, label="test error")
+    curve.plot(tested["step"], 1 - tested["accuracy"], "o-", markersize=3, label="test error")
     curve.set(ylabel="")
     curve.yaxis.set_minor_formatter("")
     curve.legend()

@@ -29,7 +29,7 @@ def main(args):
     x = jnp.linspace(-3, 3, ROWS)[:, None]
     y = x + 1.2 * jax.random.uniform(key, (ROWS, 1))
     model = fgd.models.linear(1, 1)
-    step = fgd.train_step(fgd.supervised(model.apply, fgd.losses.mse), fgd.sgd(RATE))
+    step = fgd.train_step(fgd.supervised(model, fgd.losses.mse), fgd.sgd(RATE))
     state = step.init(model.init(init_key))
 
     # A run is a function, so it can be compiled as one: ahead of time, and with XLA's options.

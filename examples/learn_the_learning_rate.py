@@ -19,7 +19,7 @@ def main(args):
     train, valid = (x[:100], y[:100]), (x[100:], y[100:])
 
     model = fgd.models.mlp([5, 100, 1], activation=jnp.tanh)
-    loss_fn = fgd.supervised(model.apply, fgd.losses.mse)
+    loss_fn = fgd.supervised(model, fgd.losses.mse)
 
     def trained(optimizer):
         step = fgd.train_step(loss_fn, optimizer)
@@ -44,7 +44,7 @@ def main(args):
             loss = loss_fn(trained(optimizer(rates)), batch)
             return loss, {f"rate {i}": rate for i, rate in enumerate(rates)}
 
-        outer = fgd.train_step(outer_loss, fgd.adam(0.3, b1=0.5, b2=0.9), has_aux=True)
+        outer = fgd.train_step(outer_loss, fgd.adam(0.3, b1=0.5, b2=0.9))
         start = outer.init(jnp.full(how_many, jnp.log(args.start)))
         _, history = fgd.fit(outer, start, valid, num_steps=args.descent_steps)
         path = jnp.stack([history[f"rate {i}"] for i in range(how_many)], axis=-1)

@@ -64,8 +64,9 @@ def five_points(args):
         return fgd.losses.mse(design @ w, y, reduction="sum")
 
     step = fgd.train_step(sum_of_squares, fgd.sgd(1e-4))
-    run = {"num_steps": 10_000, "chunk": 80, "evaluate": lambda w: {"w": w}, "progress": False}
-    _, history = fgd.train(step, step.init(jnp.array([0.5, 0.5])), (design, y), **run)
+    state = step.init(jnp.array([0.5, 0.5]))
+    every_80 = {"evaluate": lambda state: {"w": state.params}, "evaluate_every": 80}
+    _, history = fgd.train(step, state, (design, y), num_steps=10_000, progress=False, **every_80)
     lines, loss = history["evaluate"]["w"], history["loss"][-1]
     print(f"ours       loss {loss:.6f}, w [{lines[-1, 0]:.6f}, {lines[-1, 1]:.6f}]")
     print("published  loss 8.229387, w [5.082875, 5.602187] from the same w = [0.5, 0.5]")
@@ -104,7 +105,7 @@ def module(args):
     key, init_key = jax.random.split(jax.random.key(0))
     x, y = fgd.data.linear(key, 500)
     model = fgd.models.linear(1, 1)
-    step = fgd.train_step(fgd.supervised(model.apply, fgd.losses.mse), fgd.sgd(0.001))
+    step = fgd.train_step(fgd.supervised(model, fgd.losses.mse), fgd.sgd(0.001))
     state, _ = fgd.fit(step, step.init(model.init(init_key)), (x, y), num_steps=2000)
     predictions = model.apply(state.params, x)  # without a key: evaluation mode
     w, b = state.params["w"].item(), state.params["b"].item()

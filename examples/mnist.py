@@ -4,7 +4,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import optax
 from _script import parser, positive, run, save
@@ -25,7 +24,12 @@ def main(args):
 
     # A model is two functions. Its loss is one function of parameters and a batch.
     model = fgd.models.mlp([784, 200, 10])
-    loss_fn = fgd.supervised(model.apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize)
+    loss_fn = fgd.supervised(
+        model,
+        fgd.losses.cross_entropy,
+        preprocess=fgd.data.normalize,
+        metrics={"accuracy": fgd.losses.accuracy},
+    )
 
     # The small sample is read as often as makes up for its size.
     epochs = args.epochs or 60_000 // len(mnist.train[0])
@@ -37,7 +41,7 @@ def main(args):
 
     # One step of gradient descent, and the state before the first.
     step = fgd.train_step(loss_fn, optimizer(learning_rate))
-    state = step.init(model.init(jax.random.key(args.seed)), key=args.seed)
+    state = step.init(model.init(args.seed), key=args.seed)
 
     # Training is a function: a first call to compile it leaves `state` as it was.
     train = partial(fgd.train, step, state, mnist.train, batch_size=args.batch_size)
@@ -47,12 +51,7 @@ def main(args):
     state, history = train(num_epochs=epochs)
     trained = time.perf_counter()
 
-    def metrics(params, batch):
-        images, labels = batch
-        logits = model.apply(params, fgd.data.normalize(images))
-        return {"accuracy": fgd.losses.accuracy(logits, labels, reduction="none")}
-
-    accuracy = fgd.evaluate(metrics, state.params, mnist.test)["accuracy"]
+    accuracy = fgd.evaluate(loss_fn, state, mnist.test)["accuracy"]
     print(f"data                {mnist.source}")
     print(f"mean training loss  {history['loss'].mean():.6f}, {epochs} epoch(s)")
     print(f"test accuracy       {accuracy:.4f}, {len(mnist.test[0]):,} digits")

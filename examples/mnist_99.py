@@ -26,21 +26,21 @@ def main(args):
         [28, 28], [16, 48], [256, 10], kernel_size=[5, 3], strides=[2, 1], pool=[1, 2],
         padding="VALID",
     )  # fmt: skip
-    loss_fn = fgd.supervised(model.apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize)
+    loss_fn = fgd.supervised(
+        model,
+        fgd.losses.cross_entropy,
+        preprocess=fgd.data.normalize,
+        metrics={"accuracy": fgd.losses.accuracy},
+    )
     learning_rate = optax.cosine_onecycle_schedule(rows // BATCH, 0.01)
     step = fgd.train_step(loss_fn, fgd.adam(learning_rate, 0.7, 0.9))
-
-    def metrics(params, batch):
-        images, labels = batch
-        logits = model.apply(params, fgd.data.normalize(images))
-        return {"accuracy": fgd.losses.accuracy(logits, labels, reduction="none")}
 
     # Initialization, training and test are one function, so one program, compiled once.
     @jax.jit
     def lesson(seed, train, test):
-        state = step.init(model.init(jax.random.key(seed)), key=seed)
+        state = step.init(model.init(seed), key=seed)
         state, _ = fgd.fit(step, state, train, batch_size=BATCH, num_epochs=1)
-        return fgd.evaluate(metrics, state.params, test)["accuracy"], state.params
+        return fgd.evaluate(loss_fn, state, test)["accuracy"], state.params
 
     ready = time.perf_counter()
     program = lesson.lower(args.seed, mnist.train, mnist.test).compile()

@@ -31,7 +31,7 @@ def main(args):
         return loss_fn(params - best, (x, jnp.zeros_like(y)))[0]
 
     def descend(optimizer, batch_size):
-        step = fgd.train_step(loss_fn, optimizer, has_aux=True)
+        step = fgd.train_step(loss_fn, optimizer)
         state = step.init(jnp.zeros(2), key=args.seed)
         num_steps = args.num_steps + 1  # to see where the last but one leads
         _, history = fgd.fit(step, state, (x, y), batch_size=batch_size, num_steps=num_steps)

@@ -44,7 +44,7 @@ def autograd(params, batch, relu=jax.nn.relu):
 # R3e: Sequential(Linear, ReLU, Linear) is two functions. Its parameters are one tree.
 model = fgd.models.mlp([D_IN, H, D_OUT])
 sum_of_squares = partial(fgd.losses.mse, reduction="sum")
-loss_fn = fgd.supervised(model.apply, sum_of_squares)
+loss_fn = fgd.supervised(model, sum_of_squares)
 
 
 def sequential(params, batch):
@@ -76,7 +76,7 @@ STYLES = {  # how parameters are drawn, and a step
     "sequential": (model.init, jax.jit(sequential)),
     # R3f: an optimizer. fgd.adagrad and fgd.rmsprop fit here as well.
     "adam": (model.init, fgd.train_step(loss_fn, fgd.adam(1e-4))),
-    "module": (net.init, fgd.train_step(fgd.supervised(net.apply, sum_of_squares), fgd.sgd(1e-4))),
+    "module": (net.init, fgd.train_step(fgd.supervised(net, sum_of_squares), fgd.sgd(1e-4))),
 }
 
 

@@ -1,5 +1,6 @@
 """Small problems that the laws are tested on: models × optimizers × losses × awkward sizes."""
 
+import os
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -8,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
+from hypothesis import settings
 
 import fgd
 
@@ -33,6 +36,17 @@ OPTIMIZERS = {
     "optax adamw": lambda rate: relaxed(optax.adamw(rate)),
     "clipped": lambda rate: optax.chain(optax.clip_by_global_norm(1.0), fgd.adam(rate)),
 }
+
+
+def examples(few, many):
+    """A property: tried on a few examples, and by CI, which sets FGD_LONG, on many."""
+
+    def decorate(test):
+        number = many if os.environ.get("FGD_LONG") else few
+        test = settings(max_examples=number, deadline=None, derandomize=True)(test)
+        return pytest.mark.property(test)
+
+    return decorate
 
 
 class Flax(nn.Module):
@@ -79,7 +93,8 @@ class Problem(NamedTuple):
 
     def step(self, learning_rate=0.02):
         optimizer = OPTIMIZERS[self.optimizer](learning_rate)
-        return fgd.train_step(self.loss, optimizer, stochastic=self.stochastic)
+        loss = self.loss if self.stochastic else lambda params, batch: self.loss(params, batch)
+        return fgd.train_step(loss, optimizer)
 
     def start(self, step):
         return step.init(MODELS[self.model].init(jax.random.key(self.seed)), key=self.seed)

@@ -15,6 +15,7 @@ def benchmarks(*flags):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_quick(tmp_path):
     peers = ["fgd", "fgd train", "hand-written scan", "PyTorch eager"]
     done = benchmarks(
@@ -55,6 +56,7 @@ def test_profile():
     assert "dot_general" in first, done.stdout
 
 
+@pytest.mark.slow
 def test_a_missing_peer_is_skipped(tmp_path):
     """Reported, never fatal."""
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")

@@ -18,7 +18,7 @@ jax.monitoring.register_event_listener(
 fgd.losses.mse(jnp.ones(3), jnp.ones(3))  # JAX has compiled without a cache before
 folder = fgd.compilation_cache(sys.argv[1])
 model = fgd.models.mlp([3, 4, 1])
-step = fgd.train_step(fgd.supervised(model.apply, fgd.losses.mse), fgd.adam(0.1))
+step = fgd.train_step(fgd.supervised(model, fgd.losses.mse), fgd.adam(0.1))
 state = step.init(model.init(jax.random.key(0)))
 x = jnp.linspace(-1, 1, 30).reshape(10, 3)
 _, history = fgd.fit(step, state, (x, x[:, :1] ** 2), batch_size=5, num_steps=20)

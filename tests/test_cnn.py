@@ -66,7 +66,7 @@ def test_logits_and_gradients_are_torchs(name):
     np.testing.assert_allclose(
         model.apply(params, images), logits.detach().numpy(), rtol=1e-5, atol=1e-5
     )
-    loss_fn = fgd.supervised(model.apply, fgd.losses.cross_entropy)
+    loss_fn = fgd.supervised(model, fgd.losses.cross_entropy)
     gradient = jax.grad(loss_fn)(params, (images, jnp.asarray(labels)))
     linear = [module for module in net if isinstance(module, torch.nn.Linear)]
     first = linear[0].weight.grad.numpy().T
@@ -148,8 +148,8 @@ def test_it_trains(x64):
     x = np.where(label[:, None, None], stripes, stripes.transpose(0, 2, 1))
     x = jnp.asarray(x + DRAW.normal(size=x.shape), float)
     model = cnn([8, 8], [4], [8, 2], kernel_size=3, dropout=0.2)
-    loss_fn = fgd.supervised(model.apply, fgd.losses.cross_entropy)
-    step = fgd.train_step(loss_fn, fgd.adam(0.01), stochastic=True)
+    loss_fn = fgd.supervised(model, fgd.losses.cross_entropy)
+    step = fgd.train_step(loss_fn, fgd.adam(0.01))
     state = step.init(model.init(jax.random.key(0)))
     state, _ = fgd.fit(step, state, (x, jnp.asarray(label)), batch_size=20, num_steps=120)
     assert fgd.losses.accuracy(model.apply(state.params, x), jnp.asarray(label)) > 0.95

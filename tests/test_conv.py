@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from jax import lax
-from problems import close
+from problems import close, examples
 
 from fgd.conv import avg_pool, conv_general_dilated, max_pool
 
@@ -83,7 +83,7 @@ def convolutions(draw):
 
 
 @pytest.mark.usefixtures("x64")
-@settings(max_examples=9, deadline=None, derandomize=True)
+@examples(4, 12)
 @given(convolutions())
 def test_every_derivative_is_laxs(convolution):
     shape, kernel, arguments = convolution
@@ -310,7 +310,7 @@ def test_flax_layer():
     close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@examples(3, 8)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(3, 9), st.integers(3, 9), st.integers(1, 3)),
     window=st.integers(1, 3) | st.tuples(st.integers(1, 3), st.integers(1, 3)),

@@ -34,7 +34,7 @@ def gradients(batch_size, num_steps, *, shuffle=True, key=0):
         w, b = jax.grad(line_loss)(params, batch)
         return line_loss(params, batch), {"w": w, "b": b}
 
-    step = fgd.train_step(loss_fn, fgd.sgd(0.0), has_aux=True)
+    step = fgd.train_step(loss_fn, fgd.sgd(0.0))
     data, state = (jnp.asarray(X), jnp.asarray(Y)), step.init(START, key=key)
     run = {"batch_size": batch_size, "num_steps": num_steps, "shuffle": shuffle}
     _, history = fgd.fit(step, state, data, **run)
@@ -61,7 +61,7 @@ def test_mean_over_an_epoch_of_a_network(model, rows, batch_size, x64):
     draw = np.random.default_rng(0)
     data = jnp.asarray(draw.normal(size=(rows, 3))), jnp.asarray(draw.normal(size=(rows, 2)))
     params = MODELS[model].init(jax.random.key(0))
-    gradient = jax.jit(jax.grad(fgd.supervised(MODELS[model].apply, fgd.losses.mse)))
+    gradient = jax.jit(jax.grad(fgd.supervised(MODELS[model], fgd.losses.mse)))
     order = fgd.data.shuffle(jax.random.key(1), 7, jnp.arange(rows), rows)
     batches = jax.tree.map(lambda x: x[order].reshape(-1, batch_size, *x.shape[1:]), data)
     each = jax.jit(jax.vmap(gradient, (None, 0)))(params, batches)
@@ -112,7 +112,7 @@ def path(function, optimizer, start, num_steps):
     def loss_fn(position, _):
         return function(position), {f"{i}": x for i, x in enumerate(position)}
 
-    step = fgd.train_step(loss_fn, optimizer, has_aux=True)
+    step = fgd.train_step(loss_fn, optimizer)
     _, history = fgd.fit(step, step.init(start), jnp.zeros(1), num_steps=num_steps + 1)
     return jnp.stack([history[f"{i}"] for i in range(len(start))], axis=-1)
 

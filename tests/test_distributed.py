@@ -27,7 +27,7 @@ def start(processes, *arguments):
     return [
         subprocess.Popen(
             [sys.executable, str(WORKER), *map(str, arguments)],
-            env=os.environ | job | {"JAX_PROCESS_ID": str(i)},
+            env=os.environ | scripts.QUICKLY | job | {"JAX_PROCESS_ID": str(i)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -53,7 +53,12 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("processes", "devices", "task"), [(1, 4, "little"), (2, 2, "everything"), (4, 1, "little")]
+    ("processes", "devices", "task"),
+    [
+        pytest.param(1, 4, "little", marks=pytest.mark.slow),
+        (2, 2, "everything"),
+        pytest.param(4, 1, "little", marks=pytest.mark.slow),
+    ],
 )
 def test_the_number_of_processes_does_not_matter(processes, devices, task, alone, tmp_path):
     job = start(processes, task, tmp_path, devices)
@@ -83,8 +88,10 @@ def test_the_number_of_processes_does_not_matter(processes, devices, task, alone
     ("victim", "told"),
     # Whichever comes first: the lost connection, or the heartbeats that JAX counts.
     [
-        (1, LOST + r"|unhealthy \(stopped sending heartbeats\):\s+1\b"),
-        (0, LOST + "|leader task.*died"),
+        pytest.param(
+            1, LOST + r"|unhealthy \(stopped sending heartbeats\):\s+1\b", marks=pytest.mark.slow
+        ),
+        pytest.param(0, LOST + "|leader task.*died", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_process_ends_the_others(victim, told):
@@ -103,6 +110,7 @@ def test_a_killed_process_ends_the_others(victim, told):
     assert re.search(told, errors), errors
 
 
+@pytest.mark.slow
 def test_the_example(tmp_path):
     """One command starts its processes, which reach the numbers of one device."""
     done = scripts.run("distributed.py", "--output", tmp_path)

@@ -16,7 +16,7 @@ def numbers(done):
     return {name: float(value) for name, value in found}
 
 
-@pytest.mark.parametrize("style", ["linen", "nnx"])
+@pytest.mark.parametrize("style", ["linen", pytest.param("nnx", marks=pytest.mark.slow)])
 def test_bundled_sample(tmp_path, style):
     """784·200 + 200 + 2·200 + 200·10 + 10 parameters; a mean and a variance of 200 units."""
     options = ["--style", style, "--output", tmp_path]
@@ -30,6 +30,7 @@ def test_bundled_sample(tmp_path, style):
         assert_picture(tmp_path / name)
 
 
+@pytest.mark.slow
 @needs_files
 def test_full_files(tmp_path):
     found = numbers(run("flax_model.py", "--source", "files", "--output", tmp_path))

@@ -27,6 +27,7 @@ def test_bundled_sample(tmp_path):
     assert "step/s" not in done.stderr  # no progress bar where no terminal is
 
 
+@pytest.mark.slow
 @needs_files
 def test_full_files_reproduce_r5e(tmp_path):
     """Published: mean loss 0.905 after one epoch (PyTorch 2.13: 0.894)."""
@@ -35,6 +36,7 @@ def test_full_files_reproduce_r5e(tmp_path):
     assert found["test accuracy"] >= 0.88
 
 
+@pytest.mark.slow
 @needs_files
 def test_adam_for_five_epochs(tmp_path):
     found = numbers(run("mnist.py", "--optimizer", "adam", "--epochs", 5, "--output", tmp_path))

@@ -2,10 +2,12 @@
 
 import re
 
+import pytest
 from scripts import assert_picture, assert_refused, run
 from test_mnist import needs_files
 
 
+@pytest.mark.slow
 @needs_files
 def test_one_pass_over_mnist(tmp_path):
     """Over many seeds the mean is 99.0 %; the standard deviation, less than 0.1 %."""

@@ -35,6 +35,7 @@ def by_hand(rate, num_steps):
     return np.mean(errors(slice(100, 1100))[1] ** 2)
 
 
+@pytest.mark.slow
 def test_descent_beats_the_sweep(tmp_path):
     done = run("learn_the_learning_rate.py", "--output", tmp_path)
     assert done.returncode == 0, done.stderr

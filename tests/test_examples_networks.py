@@ -39,6 +39,7 @@ def test_autograd(tmp_path):
     assert_picture(tmp_path / "out" / "kinks.png")
 
 
+@pytest.mark.slow
 def test_autograd_elsewhere(tmp_path):
     """‖4·(3, −4)‖ = 20, its gradient 4·(3, −4)/5; nothing published is printed beside it."""
     done = run("autograd.py", "--x", 3, -4, "--output", tmp_path)
@@ -82,6 +83,7 @@ def test_all_styles(tmp_path):
     assert_picture(tmp_path / "losses.png")
 
 
+@pytest.mark.slow
 def test_one_style_to_the_end(tmp_path):
     """R3e, all 500 steps: six orders of magnitude."""
     done = run("two_layer_net.py", "--style", "sequential", "--output", tmp_path)

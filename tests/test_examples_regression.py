@@ -86,7 +86,7 @@ def test_pictures(lessons, name):
     assert_picture(lessons[1] / f"{name}.png")
 
 
-@pytest.mark.parametrize("flags", [(), ("--tree-sums",)])
+@pytest.mark.parametrize("flags", [(), pytest.param(("--tree-sums",), marks=pytest.mark.slow)])
 def test_r2c(tmp_path, flags):
     """500 of the steps; the whole number of them is in test_regression_parity."""
     head, *table = lines(

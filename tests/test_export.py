@@ -52,7 +52,7 @@ def images(rows):
 
 def test_model(tmp_path):
     params = MLP.init(KEY)
-    save(MLP.apply, params, images(3), tmp_path / "file.fgd")
+    save(tmp_path / "file.fgd", MLP, params, images(3))
     predict = load(tmp_path / "file.fgd")
     for rows in [1, 3, 8]:
         np.testing.assert_allclose(predict(images(rows)), MLP.apply(params, images(rows)), 1e-6)
@@ -74,9 +74,9 @@ def batches():
 
 def test_step(tmp_path):
     """Training goes on without fgd, on batches of any size, to the same parameters."""
-    step = fgd.train_step(loss, fgd.adam(0.01), stochastic=True)
+    step = fgd.train_step(loss, fgd.adam(0.01))
     state, _ = step(step.init(MLP.init(KEY), key=7), batches()[0])
-    save(step, state, batches()[0], tmp_path / "file.fgd")
+    save(tmp_path / "file.fgd", step, state, batches()[0])
     for name, arrays in zip("xy", zip(*batches(), strict=True), strict=True):
         np.savez(tmp_path / f"{name}.npz", *arrays)
     code = """
@@ -118,7 +118,7 @@ class Dropout(nn.Module):
 def test_flax_with_dropout_in_evaluation_mode(tmp_path):
     model = fgd.models.from_flax(Dropout(), jnp.ones([1, 4]))
     params = model.init(KEY)
-    save(jax.jit(model.apply), params, jnp.ones([2, 4]), tmp_path / "file.fgd")
+    save(tmp_path / "file.fgd", jax.jit(model.apply), params, jnp.ones([2, 4]))
     x = images(5).reshape(5, 4)
     np.testing.assert_allclose(load(tmp_path / "file.fgd")(x), model.apply(params, x), 1e-6)
 
@@ -133,7 +133,7 @@ def test_containers_and_dtypes(tmp_path):
         return Batch({"sum": batch.x @ half, "noisy": batch.x + noise[None]}, (batch.y,))
 
     batch = Batch(jnp.ones([4, 3]), jnp.arange(4))
-    save(apply, params, batch, tmp_path / "file.fgd")
+    save(tmp_path / "file.fgd", apply, params, batch)
     program = load(tmp_path / "file.fgd")
     assert program.arrays["half"].dtype == "uint16"
     y = program(batch)
@@ -146,7 +146,7 @@ def test_containers_and_dtypes(tmp_path):
 
 def test_weights_are_stored_once(tmp_path):
     w = np.random.default_rng(0).normal(size=(300, 300)).astype(np.float32)
-    save(lambda w, x: x @ w + x @ w.T, w, jnp.ones([1, 300]), tmp_path / "file.fgd")
+    save(tmp_path / "file.fgd", lambda w, x: x @ w + x @ w.T, w, jnp.ones([1, 300]))
     content = (tmp_path / "file.fgd").read_bytes()
     assert content.count(w[7].tobytes()) == 1
     assert len(content) < w.nbytes + 20_000
@@ -159,7 +159,7 @@ def small():
     from pathlib import Path
 
     with tempfile.TemporaryDirectory() as folder:
-        save(lambda w, x: w * x, np.float32(2), jnp.ones(1), Path(folder) / "a")
+        save(Path(folder) / "a", lambda w, x: w * x, np.float32(2), jnp.ones(1))
         return (Path(folder) / "a").read_bytes()
 
 
@@ -197,11 +197,11 @@ def test_files_are_not_lost(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"mine")
     with pytest.raises(FileExistsError, match="a exists already; overwrite=True replaces it"):
-        save(MLP.apply, MLP.init(KEY), images(1), path)
+        save(path, MLP.apply, MLP.init(KEY), images(1))
     with pytest.raises(ValueError, match="not for any number"):
-        save(fixed, {}, jnp.ones([4, 2]), path, overwrite=True)
+        save(path, fixed, {}, jnp.ones([4, 2]), overwrite=True)
     assert path.read_bytes() == b"mine"
-    save(MLP.apply, MLP.init(KEY), images(1), path, overwrite=True)
+    save(path, MLP.apply, MLP.init(KEY), images(1), overwrite=True)
     assert load(path)(images(2)).shape == (2, 3)
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
@@ -214,18 +214,18 @@ def test_one_batch_size(tmp_path):
     with pytest.raises(
         ValueError, match=r"works for 4 rows, but not for any .*\(5, 2\).*x\.shape\[0\], or"
     ):
-        save(fixed, {}, jnp.ones([4, 2]), tmp_path / "a")
+        save(tmp_path / "a", fixed, {}, jnp.ones([4, 2]))
     with pytest.raises(
         ValueError, match=r"output\['p'\] has shape \[4, 2\] for any number of rows"
     ):
-        save(lambda w, x: {"p": w}, jnp.ones([4, 2]), jnp.ones([4, 2]), tmp_path / "a")
+        save(tmp_path / "a", lambda w, x: {"p": w}, jnp.ones([4, 2]), jnp.ones([4, 2]))
     with pytest.raises(ValueError, match=r"the output has shape \[\] for any number of rows"):
-        save(lambda w, x: jnp.mean(x), {}, jnp.ones([4, 2]), tmp_path / "a")
+        save(tmp_path / "a", lambda w, x: jnp.mean(x), {}, jnp.ones([4, 2]))
     step = fgd.train_step(lambda w, x: jnp.mean(w * x.reshape(2, 2)), fgd.sgd(0.1))
     state = step.init(1.0)
     with pytest.raises(ValueError, match=r"works for 4 rows, but not for any .* any_batch=False"):
-        save(step, state, jnp.ones(4), tmp_path / "a")
-    save(step, state, jnp.ones(4), tmp_path / "a", any_batch=False)
+        save(tmp_path / "a", step, state, jnp.ones(4))
+    save(tmp_path / "a", step, state, jnp.ones(4), any_batch=False)
     shipped = load(tmp_path / "a")
     assert same(shipped(state, jnp.ones(4))[0]["params"], step(state, jnp.ones(4))[0].params)
     with pytest.raises(ValueError, match=r"Shape mismatch.*\(4,\) and called with \(5,\)"):
@@ -234,16 +234,16 @@ def test_one_batch_size(tmp_path):
 
 def test_what_cannot_be_exported(tmp_path, as_users):
     params = MLP.init(KEY)
-    with pytest.raises(TypeError, match=r"expected a function such as model\.apply, got Model\("):
-        save(MLP, params, images(1), tmp_path / "a")
+    with pytest.raises(TypeError, match=r"apply must be a function such as model\.apply.* got 3"):
+        save(tmp_path / "a", 3, params, images(1))
     with pytest.raises(ValueError, match=r"sample has shape \(\), expected at least one row"):
-        save(MLP.apply, params, jnp.float32(1), tmp_path / "a")
+        save(tmp_path / "a", MLP.apply, params, jnp.float32(1))
     with pytest.raises(TypeError, match=r"sample\[0\] is 1\.0, expected an array"):
-        save(MLP.apply, params, [1.0], tmp_path / "a")
+        save(tmp_path / "a", MLP.apply, params, [1.0])
     with pytest.raises(TypeError, match=r"export\.save: 0\.w is 'no', expected an array"):
-        save(MLP.apply, [{"w": "no"}], images(1), tmp_path / "a")
+        save(tmp_path / "a", MLP.apply, [{"w": "no"}], images(1))
     with pytest.raises(ValueError, match=r"expected \[rows, …\] with 4 values a row"):
-        save(MLP.apply, params, jnp.ones([2, 3]), tmp_path / "a")
+        save(tmp_path / "a", MLP.apply, params, jnp.ones([2, 3]))
     assert not list(tmp_path.iterdir())
 
 
@@ -254,6 +254,24 @@ def test_other_optimizers(tmp_path):
     optimizer = relaxed(optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1)))
     step = fgd.train_step(lambda w, x: jnp.mean((w["a"] - x) ** 2), optimizer)
     state = step.init({"a": 1.0})
-    save(step, state, jnp.ones(2), tmp_path / "a")
+    save(tmp_path / "a", step, state, jnp.ones(2))
     ours, theirs = step(state, jnp.ones(3))[0], load(tmp_path / "a")(state, jnp.ones(3))[0]
     np.testing.assert_allclose(theirs["params.a"], ours.params["a"], 1e-6)
+
+
+def test_a_model_with_arrays_of_its_own(tmp_path):
+    """Its Variables are saved together, and it is exported in evaluation mode."""
+    import flax.linen as nn
+
+    norm = nn.BatchNorm(use_running_average=None, momentum=0.5)
+    model = fgd.models.from_flax(norm, jnp.ones([1, 3]))
+    params, model_state = model.init(0)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):
+        _, model_state = model.apply(params, model_state, x, key=KEY)
+        variables = fgd.models.Variables(params, model_state)
+        save(tmp_path / "a", model, variables, x)
+        expected, _ = model.apply(*variables, x)
+    predict = load(tmp_path / "a")
+    assert set(predict.arrays) >= {"params.scale", "model_state.batch_stats.mean"}
+    np.testing.assert_allclose(predict(x), expected, rtol=1e-6)

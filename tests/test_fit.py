@@ -11,8 +11,11 @@ import pytest
 from problems import Problem, close, same
 
 import fgd
-from fgd._fit import run
-from fgd._plan import Plan
+from fgd._run.fit import run
+from fgd._run.order import Order
+from fgd._run.plan import Plan
+
+pytestmark = pytest.mark.property  # CI runs them compiled as for users, too
 
 PROBLEM = Problem("mlp", "adam", True, 23, 7, True, 0)
 
@@ -44,8 +47,10 @@ def test_data_is_an_argument_not_a_constant():
         data = np.random.default_rng(0).integers(0, 255, (rows, 4), np.uint8)
         step = fgd.train_step(lambda p, b: jnp.mean(b.astype(jnp.float32) * p), fgd.sgd(0.1))
         fgd.fit(step, step.init(1.0), data, batch_size=10, num_steps=5)
-        plan = Plan(rows, 10, shuffle=True, record_every=1)
-        lowered = step.program(run).lower(step.init(1.0), data, plan=plan, records=5)
+        plan = Plan(Order(rows, 10, shuffle=True))
+        lowered = step.program(run, static_argnames=("plan", "records")).lower(
+            step.init(1.0), data, plan=plan, records=5
+        )
         return len(lowered.as_text())
 
     assert abs(size(1_000_000) - size(1_000)) < 200
@@ -93,36 +98,36 @@ def test_train_keeps_the_callers_state_and_evaluates():
     start = PROBLEM.start(step)
     seen = []
 
-    def evaluate(params):
-        seen.append(params)
-        return {"norm": jnp.sqrt(sum(jnp.sum(p**2) for p in jax.tree.leaves(params)))}
+    def evaluate(state):
+        seen.append(state)
+        return {"norm": jnp.sqrt(sum(jnp.sum(p**2) for p in jax.tree.leaves(state.params)))}
 
     def train(num_steps, **options):
         return fgd.train(
             step, start, data, num_steps=num_steps, evaluate=evaluate, **options, **PROBLEM.run
         )
 
-    state, history = train(10, chunk=4)
+    state, history = train(10, evaluate_every=4)
     assert history["evaluate"]["step"].tolist() == [4, 8, 10]
     at_8, _ = fgd.fit(step, start, data, num_steps=8, **PROBLEM.run)
-    np.testing.assert_array_equal(history["evaluate"]["norm"][1], evaluate(at_8.params)["norm"])
+    np.testing.assert_array_equal(history["evaluate"]["norm"][1], evaluate(at_8)["norm"])
     assert train(7)[1]["evaluate"]["step"].tolist() == [3, 6, 7]  # epochs of 3 steps
     close(start.params, PROBLEM.start(step).params, rtol=0)
     assert int(state.step) == 10
 
 
 def test_train_keeps_no_buffers():
-    """The history of many short chunks is the numbers alone, and evaluate may keep its argument."""
+    """The history of many short calls is the numbers alone, and evaluate may keep its argument."""
     step = fgd.train_step(lambda p, b: jnp.mean((p - b) ** 2), fgd.sgd(0.1))
     kept = []
 
-    def evaluate(params):
-        kept.append(params)
-        return {"p": params}
+    def evaluate(state):
+        kept.append(state.params)
+        return {"p": state.params}
 
     before = sum(x.nbytes for x in jax.live_arrays())
     _, history = fgd.train(
-        step, step.init(1.0), jnp.arange(6.0), num_steps=40, chunk=1, evaluate=evaluate
+        step, step.init(1.0), jnp.arange(6.0), num_steps=40, evaluate=evaluate, evaluate_every=1
     )
     assert sum(x.nbytes for x in jax.live_arrays()) - before < 100_000
     np.testing.assert_array_equal(np.stack(kept), history["evaluate"]["p"])
@@ -133,8 +138,8 @@ def test_evaluations_compose():
     step, data = PROBLEM.step(), PROBLEM.data
 
     def train(state, num_steps):
-        def norm(params):
-            return {"norm": jnp.sum(params[0]["w"] ** 2)}
+        def norm(state):
+            return {"norm": jnp.sum(state.params[0]["w"] ** 2)}
 
         return fgd.train(step, state, data, num_steps=num_steps, evaluate=norm, **PROBLEM.run)
 
@@ -212,7 +217,7 @@ BAD_RUNS = {
     "no arrays": ({"data": ()}, ValueError, "data has no arrays"),
     "scalar": ({"data": jnp.float32(1)}, ValueError, "at least one row"),
     "list": ({"data": [1.0, 2.0]}, TypeError, r"data\[0\] is 1.0, expected an array"),
-    "state": ({"state": {"w": 1.0}}, TypeError, "state must come from step.init"),
+    "state": ({"state": {"w": 1.0}}, TypeError, "expected the state of step.init.*got a dict of 1"),
     "step": ({"step": lambda s, b: s}, TypeError, "step must come from fgd.train_step"),
 }  # fmt: skip
 
@@ -241,15 +246,17 @@ def test_more_bad_runs():
     def train(**options):
         fgd.train(step, start, ROWS, num_steps=12, **options)
 
-    with pytest.raises(ValueError, match="record_every=2 does not divide the 3 steps of a chunk"):
-        train(chunk=3, record_every=2)
+    with pytest.raises(ValueError, match=r"record_every=2 does not divide the 3 .* evaluate_e"):
+        train(evaluate_every=3, record_every=2, evaluate=lambda state: {})
     with pytest.raises(ValueError, match="does not divide the 3 steps of an epoch"):
-        train(batch_size=2, record_every=2, evaluate=lambda params: {})
-    with pytest.raises(ValueError, match="chunk must be at least 1"):
-        train(chunk=0)
+        train(batch_size=2, record_every=2, evaluate=lambda state: {})
+    with pytest.raises(ValueError, match="evaluate_every must be at least 1"):
+        train(evaluate_every=0, evaluate=lambda state: {})
+    with pytest.raises(ValueError, match=r"evaluate_every=3 says when .* neither evaluate nor"):
+        train(evaluate_every=3)
     for bad in (None, {"step": 1.0}):
         with pytest.raises(TypeError, match="evaluate must return a dict"):
-            train(evaluate=lambda params, bad=bad: bad)
+            train(evaluate=lambda state, bad=bad: bad)
 
 
 @pytest.mark.usefixtures("as_users")

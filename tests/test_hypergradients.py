@@ -123,7 +123,9 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[] if x == "warmup" else pytest.mark.slow) for x in SCHEDULES]
+)
 def test_schedules_of_a_traced_peak(name, x64):
     """A schedule built inside the run: mapped over its peak, and differentiated by it."""
     batch = (*data(ROWS), jnp.ones(ROWS))

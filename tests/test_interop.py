@@ -1,7 +1,10 @@
 """Weights in and out: safetensors files; PyTorch models whose logits are the oracle."""
 
 import json
+import os
+import stat
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -50,7 +53,10 @@ def test_save_is_the_published_format(tmp_path):
 
 
 def test_round_trip_of_a_train_state(tmp_path):
-    step = fgd.train_step(lambda w, x: jnp.mean((w["a"] - x) ** 2), fgd.adam(0.1))
+    def loss(params, model_state, x):
+        return jnp.mean((params["a"] - x) ** 2), model_state
+
+    step = fgd.train_step(loss, fgd.adam(0.1))
     running = Moments(jnp.ones((2, 0)), [np.int8(3), jnp.array([True]), jnp.ones(3, jnp.bfloat16)])
     state = step.init({"a": jnp.float32(2)}, jax.random.key(3, impl="rbg"), model_state=running)
     state, _ = step(state, jnp.arange(4.0))
@@ -281,14 +287,17 @@ def test_cnn(torch):
     x, labels = random_data(16, 3, 7, 7)
     theirs = trained(torch, cnn(torch), x, labels)
     model = fgd.models.cnn([7, 7, 3], [3, 3], [27, 3], kernel_size=3, pool=1, padding="VALID")
-    like = model.init(KEY)
-    params = from_torch(theirs.state_dict(), like)
+    like, flattened = model.init(KEY), {"5": 3}
+    params = from_torch(theirs.state_dict(), like, flattened=flattened)
     ours = model.apply(params, images(x))
     np.testing.assert_allclose(ours, logits(torch, theirs, x), atol=1e-5)
-    assert_same_state(torch, to_torch(params, theirs.state_dict()), theirs.state_dict())
+    for of in [theirs, theirs.state_dict()]:
+        assert same(from_torch(of, like, flattened=flattened), params)
+        assert_same_state(torch, to_torch(params, of, flattened=flattened), theirs.state_dict())
     names = {"0": 0, "2": 1, "5": 2, "7": 3}
-    assert_same_state(torch, to_torch(params, names=names), theirs.state_dict())
-    rows = from_torch(theirs.state_dict(), like, channels_first=False)[2]["w"]
+    state = to_torch(params, names=names, flattened=flattened)
+    assert_same_state(torch, state, theirs.state_dict())
+    rows = from_torch(theirs.state_dict(), like, flattened={})[2]["w"]
     assert np.array_equal(rows, theirs[5].weight.detach().numpy().T)
 
 
@@ -305,7 +314,7 @@ class Flax(nn.Module):
 NAMES = {"conv": "stem", "bn": "norm", "fc": "head"}
 
 
-def test_flax_with_batch_norm(torch):
+def test_flax_with_batch_norm(torch, tmp_path):
     x, labels = random_data(16, 2, 4, 4)
     layers = torch.nn.Sequential()
     layers.add_module("conv", torch.nn.Conv2d(2, 4, 3))
@@ -315,15 +324,13 @@ def test_flax_with_batch_norm(torch):
     theirs = trained(torch, layers, x, labels)
     model = Flax()
     like = jax.eval_shape(model.init, KEY, images(x))
-    variables = from_torch(theirs.state_dict(), like, names=NAMES)
+    variables = from_torch(theirs.state_dict(), like, names=NAMES, flattened={"fc": 4})
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         ours = model.apply(variables, images(x))
     np.testing.assert_allclose(ours, logits(torch, theirs, x), atol=1e-5)
-    assert_same_state(
-        torch, to_torch(variables, theirs.state_dict(), names=NAMES), theirs.state_dict()
-    )
-    with pytest.raises(ValueError, match="which dense layer follows a convolution can't be seen"):
-        to_torch(variables, names=NAMES)
+    for of in [theirs, theirs.state_dict(), loaded_again(theirs, tmp_path)]:
+        state = to_torch(variables, of, names=NAMES, flattened={"fc": 4})
+        assert_same_state(torch, state, theirs.state_dict())
 
 
 def test_nnx_and_embeddings(torch):
@@ -359,7 +366,7 @@ def test_convolutions_of_other_dimensions(torch, dimensions):
         {"w": np.zeros((*window, 2, 3), np.float32), "b": np.zeros(3, np.float32)},
         {"w": np.zeros((3 * 2**dimensions, 4), np.float32), "b": np.zeros(4, np.float32)},
     ]
-    first, second = from_torch(theirs.state_dict(), like)
+    first, second = from_torch(theirs.state_dict(), like, flattened={"2": 3})
     layout = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
     h = jax.lax.conv_general_dilated(
         images(x), first["w"], (1,) * dimensions, "VALID", dimension_numbers=layout
@@ -367,7 +374,8 @@ def test_convolutions_of_other_dimensions(torch, dimensions):
     h = (h + jnp.broadcast_to(first["b"], h.shape)).reshape(5, -1)
     ours = h @ second["w"] + second["b"][None]
     np.testing.assert_allclose(ours, logits(torch, theirs, x), atol=1e-5)
-    assert_same_state(torch, to_torch([first, second], theirs.state_dict()), theirs.state_dict())
+    state = to_torch([first, second], theirs.state_dict(), flattened={"2": 3})
+    assert_same_state(torch, state, theirs.state_dict())
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
@@ -384,26 +392,61 @@ def weights(**shapes):
     return {name.replace("_", "."): np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
+LAYERS = {
+    "Dense_0": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)},
+    "Dense_1": {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)},
+}
+
+
 def test_names_that_differ():
-    like = {"Dense_0": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}, "Dense_1": {"bias": KEY}}
-    like["Dense_1"] = {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}
     state = weights(fc1_weight=(4, 3), fc1_bias=(4,), fc2_weight=(4, 2), fc2_bias=(2,))
     with pytest.raises(ValueError, match="does not fit") as caught:
-        from_torch(state, like)
+        from_torch(state, LAYERS)
     assert str(caught.value) == (
         "from_torch: the state_dict does not fit like: missing Dense_0.bias, Dense_0.kernel, "
         "Dense_1.bias, Dense_1.kernel; left over fc1.weight, fc1.bias, fc2.weight, fc2.bias; "
-        "name the layers that differ, as in names={'fc1': 'Dense_0'}"
+        "name the layers that differ, as in names={'fc1': 'Dense_0', 'fc2': …}"
     )
     state["fc2.gain"] = np.zeros(2)
     del state["fc1.bias"]
     with pytest.raises(ValueError, match="does not fit") as caught:
-        from_torch(state, like, names={"fc1": "Dense_0", "fc2": "Dense_1"})
+        from_torch(state, LAYERS, names={"fc1": "Dense_0", "fc2": "Dense_1"})
     assert str(caught.value) == (
         "from_torch: the state_dict does not fit like: missing Dense_0.bias; left over fc2.gain; "
-        "fc2.weight is float32[4, 2], expected float32[2, 4]; "
-        "name the layers that differ, as in names={'fc2': 'Dense_0'}"
+        "fc2.weight is float32[4, 2], expected float32[2, 4]"
     )
+    for names, message in [
+        ({"fc_1": "Dense_0"}, "names has 'fc_1', no layer of PyTorch's: those are 'fc1', 'fc2'"),
+        ({"fc1": "Dense"}, "names has 'Dense', no layer of fgd's: those are 'Dense_0', 'Dense_1'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            from_torch(state, LAYERS, names=names)
+    pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="to_torch: names has 'Dense', no layer of params"):
+        to_torch(LAYERS, names={"fc1": "Dense"})
+    with pytest.raises(ValueError, match="gives two layers one name"):
+        to_torch(LAYERS, names={"Dense_1": "Dense_0"})
+
+
+def test_parameters_outside_any_layer():
+    """Advice about layers is no use for them."""
+    state = weights(logit_scale=(), fc_weight=(2, 3))
+    state["logit_scale"] = state.pop("logit.scale")
+    like = {"temperature": jnp.float32(1), "fc": {"kernel": jnp.ones((3, 2))}}
+    advice = r"rename .*, as in state_dict\['temperature'\] = state_dict.pop\('logit_scale'\)$"
+    with pytest.raises(ValueError, match=advice):
+        from_torch(state, like)
+    state["temperature"] = state.pop("logit_scale")
+    assert from_torch(state, like)["temperature"] == 0
+    with pytest.raises(ValueError, match="'' is what stands outside any layer"):
+        from_torch(state, {"head": {"temperature": like["temperature"]}, "fc": like["fc"]})
+    with pytest.raises(ValueError, match=r"as in state_dict\['weight'\] = state_dict.pop\('p'\)$"):
+        from_torch({"p": np.ones((2, 3), np.float32)}, {"w": jnp.ones((3, 2))})
+    with pytest.raises(ValueError, match=r"like: missing w; left over p$"):
+        from_torch({"p": np.ones(3, np.float32)}, {"w": jnp.ones((3, 2))})
+    both = {"layer": {"kernel": jnp.ones((4, 4)), "scale": jnp.ones((4, 4))}}
+    with pytest.raises(ValueError, match=r"like: missing layer\.kernel$"):  # or is it the scale?
+        from_torch(weights(layer_weight=(4, 4)), both)
 
 
 def test_what_torch_cannot_give(torch, as_users):
@@ -420,12 +463,526 @@ def test_what_torch_cannot_give(torch, as_users):
         from_torch(two | {"0.bias": np.zeros(4)}, like)
     with pytest.raises(ValueError, match=r"params do not fit like: left over 4\.weight$"):
         to_torch(from_torch(two, like), {k: torch.tensor(v) for k, v in three.items()})
-    with pytest.raises(ValueError, match="gives two layers one name"):
-        to_torch(from_torch(two, like), names={"1": 0})
-    with pytest.raises(TypeError, match=r"expected model\.state_dict\(\), got Linear"):
-        from_torch(torch.nn.Linear(2, 2), like)
-    with pytest.raises(TypeError, match=r"expected like=model\.state_dict\(\), got Linear"):
-        to_torch({}, torch.nn.Linear(2, 2))
-    odd = [{"w": jnp.ones((2, 2, 1, 4))}, {"w": jnp.ones((6, 2))}]
-    with pytest.raises(ValueError, match=r"1\.w has 6 rows, .*the 4 channels before it; channels_"):
-        from_torch(weights(**{"0_weight": (4, 1, 2, 2), "1_weight": (2, 6)}), odd)
+    for wrong in [5, [torch.ones(2)], {"model": two}, {"epoch": 3}, {0: torch.ones(2)}]:
+        with pytest.raises(TypeError, match=r"from_torch: state_dict.* model.*state_dict\(\)"):
+            from_torch(wrong, like)
+        with pytest.raises(TypeError, match=r"to_torch: like.* model.*state_dict\(\)"):
+            to_torch(like, wrong)
+    with pytest.raises(TypeError, match=r"from_torch: expected parameters by name, got an array"):
+        from_torch(one, jnp.ones((3, 4)))
+
+
+# Nothing is guessed: which layer is which
+
+
+def loaded_again(model, folder):
+    """The state dict of a safetensors file, which sorts by name, as NumPy's arrays."""
+    from safetensors.torch import save_file
+
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return load(folder / "model.safetensors")
+
+
+def square_net(torch):
+    """Registered in this order, applied in another, and sorted in a third."""
+    net = torch.nn.Module()
+    for name in ["hidden", "inp", "head"]:
+        setattr(net, name, torch.nn.Linear(4, 4))
+    return net
+
+
+def test_a_list_is_not_filled_by_order(torch, tmp_path):
+    theirs, model = square_net(torch), fgd.models.mlp([4, 4, 4, 4])
+    x, _ = random_data(5, 4)
+    given = loaded_again(theirs, tmp_path)
+    for state in [theirs, theirs.state_dict(), given]:
+        with pytest.raises(ValueError, match="go by number") as caught:
+            from_torch(state, model.init(0))
+        assert all(f"'{layer}': …" in str(caught.value) for layer in ["head", "hidden", "inp"])
+        assert "'0' (bias float32[4], weight float32[4, 4])" in str(caught.value)
+        with pytest.raises(ValueError, match=r"to_torch: .* go by number, .*say which is which"):
+            to_torch(model.init(0), state)
+    names = {"inp": 0, "hidden": 1, "head": 2}
+    params = from_torch(given, model.init(0), names=names)
+    h = torch.relu(theirs.hidden(torch.relu(theirs.inp(torch.tensor(x)))))
+    y = theirs.head(h).detach()
+    np.testing.assert_allclose(model.apply(params, jnp.asarray(x)), y, atol=1e-5)
+    assert_same_state(torch, to_torch(params, given, names=names), theirs.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["", "net", "body.net"])
+def test_numbers_go_by_number(torch, tmp_path, prefix):
+    """Fifteen entries: 10 and 14 come before 2 in a sorted file."""
+    layers = [
+        f(torch) for _ in range(7) for f in (lambda t: t.nn.Linear(4, 4), lambda t: t.nn.Tanh())
+    ]
+    theirs = inner = torch.nn.Sequential(*layers, torch.nn.Linear(4, 4))
+    for name in filter(None, reversed(prefix.split("."))):
+        outer = torch.nn.Module()
+        setattr(outer, name, theirs)
+        theirs = outer
+    model = fgd.models.mlp([4] * 9, activation=jnp.tanh)
+    given = loaded_again(theirs, tmp_path)
+    x, _ = random_data(5, 4)
+    for state in [given, dict(reversed(given.items())), theirs]:
+        params = from_torch(state, model.init(0))
+        y = model.apply(params, jnp.asarray(x))
+        np.testing.assert_allclose(y, logits(torch, inner, x), atol=1e-5)
+        assert_same_state(torch, to_torch(params, state), theirs.state_dict())
+    numbered = {str(i): layer for i, layer in enumerate(params)}  # sorted as 0, 1, 10, 2, …
+    assert same(from_torch(given, numbered), numbered)
+
+
+def test_numbers_under_several_names_are_refused(torch, tmp_path):
+    n = torch.nn
+    theirs = n.Module()
+    theirs.features = n.Sequential(n.Conv2d(3, 3, 3), n.ReLU(), n.Conv2d(3, 3, 3), n.ReLU())
+    theirs.classifier = n.Sequential(n.Flatten(), n.Linear(27, 27), n.ReLU(), n.Linear(27, 3))
+    model = fgd.models.cnn([7, 7, 3], [3, 3], [27, 3], kernel_size=3, pool=1, padding="VALID")
+    given = loaded_again(theirs, tmp_path)
+    with pytest.raises(ValueError, match="not numbers under one name") as caught:
+        from_torch(given, model.init(0), flattened={"classifier.1": 3})
+    filled = "names={'classifier.1': '2', 'classifier.3': '3', 'features.0': …, 'features.2': …}"
+    assert filled in str(caught.value)
+    names = {"features.0": 0, "features.2": 1, "classifier.1": 2, "classifier.3": 3}
+    params = from_torch(given, model.init(0), names=names, flattened={"classifier.1": 3})
+    x, _ = random_data(5, 3, 7, 7)
+    whole = n.Sequential(theirs.features, theirs.classifier)
+    np.testing.assert_allclose(model.apply(params, images(x)), logits(torch, whole, x), atol=1e-5)
+
+
+# Nothing is guessed: which rows are a flattened image's
+
+
+def by_name(state):
+    """Parameters named as PyTorch's, of no values yet."""
+    like = {}
+    for key, value in state.items():
+        layer, _, kind = key.rpartition(".")
+        shape = value.shape
+        if kind == "weight" and len(shape) > 1 and layer != "table":
+            out, n_in, *window = shape
+            shape = (*window, n_in, out)
+        own = {"running_mean": "mean", "running_var": "var", "bias": "b"}.get(kind, kind)
+        own = own.replace("weight", "embedding" if layer == "table" else "w")
+        if kind != "num_batches_tracked":
+            like.setdefault(layer, {})[own] = jax.ShapeDtypeStruct(shape, "float32")
+    return like
+
+
+def dense(p, x):
+    return x @ p["w"] + p["b"][None]
+
+
+def conv(p, x):
+    window = "HW"[: x.ndim - 2]
+    layout = f"N{window}C", f"{window}IO", f"N{window}C"
+    y = jax.lax.conv_general_dilated(
+        x, p["w"], (1,) * len(window), "VALID", dimension_numbers=layout
+    )
+    return jax.nn.relu(y + jnp.expand_dims(p["b"], range(y.ndim - 1)))
+
+
+def flat(x):
+    return x.reshape(len(x), -1)
+
+
+def flat_by_channel(x):
+    return flat(jnp.moveaxis(x, -1, 1))
+
+
+class Net(NamedTuple):
+    """A model in PyTorch and in JAX, square wherever it can be: shapes should say nothing."""
+
+    layers: dict  # registered in their order
+    theirs: Callable  # of the module and its inputs
+    ours: Callable  # of the parameters and the inputs
+    flattened: dict  # what a user has to say
+    inputs: tuple = ((4, 6, 6),)
+
+
+def two_heads(torch):
+    def theirs(m, x):
+        h = m.conv(x).relu().flatten(1)
+        return m.policy(h) + 2 * m.value(h)
+
+    def ours(p, x):
+        h = flat(conv(p["conv"], x))
+        return dense(p["policy"], h) + 2 * dense(p["value"], h)
+
+    n = torch.nn
+    layers = {"conv": n.Conv2d(4, 4, 3), "policy": n.Linear(64, 64), "value": n.Linear(64, 64)}
+    return Net(layers, theirs, ours, {"policy": 4, "value": 4})
+
+
+def dense_layers_registered_first(torch):
+    def theirs(m, x):
+        return m.out(m.fc(m.stem(x).relu().flatten(1)).relu())
+
+    def ours(p, x):
+        return dense(p["out"], jax.nn.relu(dense(p["fc"], flat(conv(p["stem"], x)))))
+
+    n = torch.nn
+    layers = {"fc": n.Linear(64, 64), "out": n.Linear(64, 64), "stem": n.Conv2d(4, 4, 3)}
+    return Net(layers, theirs, ours, {"fc": 4})
+
+
+def squeeze_excite(torch):
+    def theirs(m, x):
+        h = m.conv(x).relu()
+        gate = m.up(m.down(h.mean((2, 3))).relu()).sigmoid()
+        return m.fc((h * gate[:, :, None, None]).flatten(1))
+
+    def ours(p, x):
+        h = conv(p["conv"], x)
+        gate = jax.nn.sigmoid(dense(p["up"], jax.nn.relu(dense(p["down"], h.mean((1, 2))))))
+        return dense(p["fc"], flat(h * gate[:, None, None]))
+
+    n = torch.nn
+    gate = {"down": n.Linear(4, 4), "up": n.Linear(4, 4)}
+    return Net({"conv": n.Conv2d(4, 4, 3), **gate, "fc": n.Linear(64, 64)}, theirs, ours, {"fc": 4})
+
+
+def text_cnn(torch):
+    def theirs(m, x):
+        h = m.table(x).mT
+        both = [m.two(h).relu().amax(2), m.three(h).relu().amax(2)]
+        return m.fc(torch.cat(both, 1))
+
+    def ours(p, x):
+        h = p["table"]["embedding"][x]
+        both = [conv(p["two"], h).max(1), conv(p["three"], h).max(1)]
+        return dense(p["fc"], jnp.concatenate(both, 1))
+
+    n = torch.nn
+    layers = {"table": n.Embedding(8, 8), "two": n.Conv1d(8, 8, 2), "three": n.Conv1d(8, 8, 3)}
+    return Net(layers | {"fc": n.Linear(16, 16)}, theirs, ours, {}, ("words",))
+
+
+def concatenated_pools(torch):
+    """Two images, one after the other: no permutation of one."""
+
+    def theirs(m, x):
+        h = m.conv(x).relu().unfold(2, 2, 2).unfold(3, 2, 2)
+        both = [h.mean((4, 5)).flatten(1), h.amax((4, 5)).flatten(1)]
+        return m.fc(torch.cat(both, 1))
+
+    def ours(p, x):
+        h = conv(p["conv"], x).reshape(len(x), 2, 2, 2, 2, 4)
+        both = [flat_by_channel(h.mean((2, 4))), flat_by_channel(h.max((2, 4)))]
+        return dense(p["fc"], jnp.concatenate(both, 1))
+
+    n = torch.nn
+    return Net({"conv": n.Conv2d(4, 4, 3), "fc": n.Linear(32, 32)}, theirs, ours, {})
+
+
+def image_and_features(torch):
+    def theirs(m, x, features):
+        return m.fc(torch.cat([m.conv(x).relu().flatten(1), features], 1))
+
+    def ours(p, x, features):
+        image = flat_by_channel(conv(p["conv"], x))
+        return dense(p["fc"], jnp.concatenate([image, features], 1))
+
+    layers = {"conv": torch.nn.Conv2d(4, 4, 3), "fc": torch.nn.Linear(68, 68)}
+    return Net(layers, theirs, ours, {}, ((4, 6, 6), (4,)))
+
+
+def pixel_shuffle(torch):
+    """The image that is flattened has a quarter of the convolution's channels."""
+
+    def theirs(m, x):
+        return m.fc(torch.pixel_shuffle(m.conv(x).relu(), 2).flatten(1))
+
+    def ours(p, x):
+        h = conv(p["conv"], x).reshape(len(x), 4, 4, 4, 2, 2)
+        return dense(p["fc"], flat(h.transpose(0, 1, 4, 2, 5, 3)))
+
+    layers = {"conv": torch.nn.Conv2d(4, 16, 3), "fc": torch.nn.Linear(256, 16)}
+    return Net(layers, theirs, ours, {"fc": 4})
+
+
+def linear_view_conv(torch):
+    """The first layer's result becomes an image, the last reads one."""
+
+    def theirs(m, x):
+        return m.fc(m.conv(m.seed(x).view(-1, 4, 6, 6)).relu().flatten(1))
+
+    def ours(p, x):
+        image = jnp.moveaxis(dense(p["seed"], x).reshape(len(x), 4, 6, 6), 1, -1)
+        return dense(p["fc"], flat(conv(p["conv"], image)))
+
+    n = torch.nn
+    layers = {"seed": n.Linear(144, 144), "conv": n.Conv2d(4, 4, 3), "fc": n.Linear(64, 64)}
+    return Net(layers, theirs, ours, {"fc": 4}, ((144,),))
+
+
+def norm_of_a_flattened_image(torch):
+    def theirs(m, x):
+        return m.fc(m.norm(m.conv(x).relu().flatten(1)))
+
+    def ours(p, x):
+        h, norm = flat(conv(p["conv"], x)), {k: v[None] for k, v in p["norm"].items()}
+        h = (h - norm["mean"]) / jnp.sqrt(norm["var"] + 1e-5) * norm["w"] + norm["b"]
+        return dense(p["fc"], h)
+
+    n = torch.nn
+    layers = {"conv": n.Conv2d(4, 4, 3), "norm": n.BatchNorm1d(64), "fc": n.Linear(64, 64)}
+    return Net(layers, theirs, ours, {"norm": 4, "fc": 4})
+
+
+NETS = [
+    two_heads, dense_layers_registered_first, squeeze_excite, text_cnn, concatenated_pools,
+    image_and_features, pixel_shuffle, linear_view_conv, norm_of_a_flattened_image,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", NETS, ids=lambda make: make.__name__)
+def test_flattened_images(torch, tmp_path, make):
+    """The outputs agree, through a file that sorts the names; unsaid, it is refused."""
+    net, theirs, draw = make(torch), torch.nn.Module(), np.random.default_rng(0)
+    for name, layer in net.layers.items():
+        setattr(theirs, name, layer)
+    for value in theirs.state_dict().values():  # no number is an initial one
+        value.add_(torch.rand(value.shape) if value.ndim else 1)
+    x = [
+        draw.integers(0, 8, (5, 9), np.int32)
+        if shape == "words"
+        else draw.normal(size=(5, *shape)).astype(np.float32)
+        for shape in net.inputs
+    ]
+    with torch.no_grad():
+        y = net.theirs(theirs.eval(), *map(torch.tensor, x)).numpy()
+    given = loaded_again(theirs, tmp_path)
+    like, flattened = by_name(given), net.flattened
+    params = from_torch(given, like, flattened=flattened)
+    ours = net.ours(params, *(images(a) if a.ndim == 4 else jnp.asarray(a) for a in x))
+    np.testing.assert_allclose(ours, y, rtol=1e-4, atol=1e-4)
+    for of in [given, theirs, theirs.state_dict()]:
+        assert same(from_torch(of, like, flattened=flattened), params)
+        assert_same_state(torch, to_torch(params, of, flattened=flattened), theirs.state_dict())
+        with pytest.raises(ValueError, match=r"from_torch: .* flattened=\{\} if none does"):
+            from_torch(of, like)
+        with pytest.raises(ValueError, match=r"to_torch: .* flattened=\{\} if none does"):
+            to_torch(params, of)
+    with pytest.raises(ValueError, match=r"to_torch: .* flattened=\{\} if none does"):
+        to_torch(params)
+
+
+def test_what_is_said_about_flattened_images(torch, as_users):
+    n = torch.nn
+    theirs = n.Module()
+    theirs.conv, theirs.norm, theirs.fc = n.Conv2d(3, 16, 3), n.BatchNorm1d(144), n.Linear(144, 9)
+    theirs.gate, theirs.after = n.Linear(16, 16), n.BatchNorm1d(9)
+    like = by_name(theirs.state_dict())
+    with pytest.raises(ValueError, match="flattened") as caught:
+        from_torch(theirs, like)
+    assert str(caught.value) == (
+        "from_torch: a layer after a convolution may read its image flattened, by channel, row, "
+        "column; here that is row, column, channel. Say which do, and the channels of their image, "
+        'as in flattened={"fc": 16}, or flattened={} if none does. It may be '
+        "'fc' (144 inputs), 'norm' (144 inputs), 'gate' (16 inputs)"
+    )
+    for flattened, message in [
+        ({"fc2": 16}, "has 'fc2', but PyTorch's layers are 'after', 'conv', 'fc', 'gate', 'norm'"),
+        ({"conv": 16}, r"has 'conv', which is no Linear and no norm: .*conv.w is \[3, 3, 3, 16\]"),
+        ({"fc": 10}, "'fc' reads an image of 10 channels, but fc.weight has 144 inputs, no mult"),
+        ({"fc": 0}, r"flattened\['fc'\] must be at least 1, got 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            from_torch(theirs, like, flattened=flattened)
+    for wrong in [16, "fc", {"fc": 16.0}, {"fc": True}]:
+        with pytest.raises(TypeError, match=r"flattened.* must be"):
+            from_torch(theirs, like, flattened=wrong)
+    for call in [from_torch, to_torch]:
+        with pytest.raises(TypeError, match=r'no channels_first=: .*flattened=\{"fc": 16\}'):
+            call({}, {}, channels_first=False)
+    equinox = {"conv": {"weight": jnp.ones((4, 1, 2, 2))}, "fc": {"weight": jnp.ones((2, 36))}}
+    state = weights(conv_weight=(4, 1, 2, 2), fc_weight=(2, 36))
+    from_torch(state, equinox)  # laid out as PyTorch's, images too
+    mixed = {"conv": {"kernel": jnp.ones((2, 2, 1, 4))}, "fc": equinox["fc"]}
+    with pytest.raises(ValueError, match=r'flattened=\{"fc": 4\}'):
+        from_torch(state, mixed)
+    with pytest.raises(ValueError, match="'fc', which is no Linear and no norm"):
+        from_torch(state, mixed, flattened={"fc": 4})
+
+
+# Nothing is guessed: how a weight is laid out
+
+
+def gpt2_layer(torch):
+    """As in Hugging Face's GPT-2: x·w + b, w [in, out]."""
+
+    class Conv1D(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(4, 4))
+            self.bias = torch.nn.Parameter(torch.randn(4))
+
+    return Conv1D()
+
+
+def test_square_weights(torch):
+    n, w = torch.nn, {"w": jnp.zeros((4, 4))}
+    linear, table = n.Linear(4, 4, bias=False), n.Embedding(4, 4)
+    turned, kept = linear.weight.detach().numpy().T, table.weight.detach().numpy()
+    for of in [linear.state_dict(), table.state_dict()]:
+        with pytest.raises(
+            ValueError, match=r"a Linear's, \[out, in\], or an Embedding's; give the"
+        ):
+            from_torch(of, w)
+    with pytest.raises(ValueError, match=r"to_torch: weight is float32\[4, 4\], and nothing says"):
+        to_torch(w)
+    assert np.array_equal(from_torch(linear, w)["w"], turned)
+    assert_same_state(torch, to_torch(from_torch(linear, w), linear), linear.state_dict())
+    for of in [linear, linear.state_dict()]:
+        assert np.array_equal(from_torch(of, {"kernel": w["w"]})["kernel"], turned)
+    for of in [table, table.state_dict()]:
+        assert np.array_equal(from_torch(of, {"embedding": w["w"]})["embedding"], kept)
+    for own in ["w", "kernel"]:
+        with pytest.raises(
+            ValueError, match=rf"weight is an Embedding's, .*: call {own} embedding"
+        ):
+            from_torch(table, {own: w["w"]})
+    with pytest.raises(ValueError, match="weight is of a layer Linear, which is not known to fit"):
+        from_torch(linear, {"embedding": w["w"]})
+    gpt2, params = n.Module(), w | {"b": jnp.zeros(4)}
+    gpt2.c_proj = gpt2_layer(torch)
+    with pytest.raises(ValueError, match=r"is of a layer Conv1D, .* give model.state_dict\(\)"):
+        from_torch(gpt2.c_proj, params)
+    with pytest.raises(
+        ValueError, match=r"c_proj.weight .* or a GPT-2 Conv1D's, \[in, out\]; give"
+    ):
+        from_torch(gpt2.state_dict(), {"c_proj": params})
+    gpt2.c_proj = n.Linear(4, 4)
+    assert np.array_equal(
+        from_torch(gpt2, {"c_proj": params})["c_proj"]["w"], gpt2.c_proj.weight.detach().numpy().T
+    )
+    cube = {"norm": {"scale": jnp.ones((2, 2, 2)), "bias": jnp.ones((2, 2, 2))}}
+    with pytest.raises(ValueError, match="a norm's over several axes, and nothing says whether"):
+        from_torch(weights(norm_weight=(2, 2, 2), norm_bias=(2, 2, 2)), cube)
+
+
+@pytest.mark.parametrize("transpose_kernel", [False, True])
+@pytest.mark.parametrize("window", [(3,), (3, 2), (2, 3, 2)], ids=["1d", "2d", "3d"])
+def test_transposed_convolutions(torch, window, transpose_kernel):
+    """Against Flax, whose default is a kernel [*window, in, out] that is not mirrored."""
+    theirs = getattr(torch.nn, f"ConvTranspose{len(window)}d")(2, 3, window, stride=2)
+    ours = nn.ConvTranspose(
+        3, window, (2,) * len(window), "VALID", transpose_kernel=transpose_kernel
+    )
+    x, _ = random_data(2, 2, *(5,) * len(window))
+    like = jax.eval_shape(ours.init, KEY, images(x))
+    params = from_torch(theirs, like)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        y = np.moveaxis(ours.apply(params, images(x)), -1, 1)
+    np.testing.assert_allclose(y, logits(torch, theirs, x), atol=1e-5)
+    assert_same_state(torch, to_torch(params, theirs), theirs.state_dict())
+
+
+def test_transposed_convolutions_that_nothing_tells_apart(torch):
+    theirs = torch.nn.ConvTranspose2d(4, 4, 3)
+    params = {"kernel": jnp.zeros((3, 3, 4, 4)), "bias": jnp.zeros(4)}
+    with pytest.raises(ValueError, match="is a ConvTranspose2d's with as many channels out as in"):
+        from_torch(theirs, params)
+    with pytest.raises(ValueError, match=r"up.weight is .* a Conv's or a ConvTranspose's"):
+        from_torch(
+            weights(up_weight=(4, 4, 3, 3), up_bias=(4,)),
+            {"ConvTranspose_0": params},
+            names={"up": "ConvTranspose_0"},
+        )
+    grouped = torch.nn.ConvTranspose2d(4, 4, 3, groups=4)
+    with pytest.raises(ValueError, match="is of a layer grouped ConvTranspose2d, which is not kno"):
+        from_torch(grouped, {"kernel": jnp.zeros((3, 3, 1, 4)), "bias": jnp.zeros(4)})
+    with pytest.raises(
+        ValueError, match="is of a layer ConvTranspose2d, which is not known to fit"
+    ):
+        from_torch(theirs, {"weight": jnp.zeros((4, 4, 3, 3)), "bias": jnp.zeros(4)})
+
+
+# Files that are not what they should be
+
+
+@pytest.mark.parametrize(
+    ("header", "data"),
+    [
+        (b'{"__metadata__":' + b"[" * 100_000, b""),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, b""),
+        (b'{"__metadata__":{"sha256":"","keys":"' + b"[" * 100_000 + b'"}}', b""),
+        (b'{"__metadata__":{"sha256":"","keys":"[]"}}', b""),
+        (b'{"__metadata__":{"sha256":5}}', b""),
+        (b'{"a":null}', b""),
+        (b"[]", b""),
+        (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', b"1234"),
+        (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', b"1234"),
+        (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"12345"),
+        (b'{"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}', b"1"),
+        (b'{"a":{"dtype":"F32","shape":[0,9223372036854775808],"data_offsets":[0,0]}}', b""),
+        (b'{"a":{"dtype":"F32","shape":[' + b"1," * 99 + b'1],"data_offsets":[0,4]}}', b"1234"),
+    ],
+)
+def test_a_header_of_any_kind(tmp_path, header, data):
+    path = tmp_path / "a"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+    with pytest.raises(ValueError, match=f"interop.load: {path}"):
+        load(path)
+
+
+def test_no_metadata(tmp_path):
+    header = b'{"__metadata__":null,"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}'
+    (tmp_path / "a").write_bytes(struct.pack("<Q", len(header)) + header + b"\1\2")
+    assert load(tmp_path / "a")["a"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("length", [0, 50, 200_000_000, 2**63, 2**64 - 1])
+def test_the_header_is_checked_before_the_rest_is_read(tmp_path, length):
+    """A sparse file that no machine here could read whole."""
+    path = tmp_path / "a"
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", length))
+        file.truncate(2**38)
+    with pytest.raises(ValueError, match="is no whole safetensors file"):
+        load(path)
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in [tmp_path / "pipe", tmp_path, "/dev/zero"]:
+        with pytest.raises(ValueError, match=f"load: {path} is no file: a directory, a pipe or a"):
+            load(path)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nowhere")
+
+
+def test_keys_that_are_none(tmp_path):
+    save(tmp_path / "a", {"key": jax.random.key(0, impl="rbg")})
+    from safetensors.numpy import save_file
+
+    from fgd.interop import _safetensors
+
+    arrays, keys = {"key": np.zeros(4, np.uint32)}, {"key": "threefry2x32"}
+    metadata = {"keys": json.dumps(keys), "sha256": _safetensors._digest(arrays, keys)}
+    save_file(arrays, tmp_path / "b", metadata)
+    with pytest.raises(ValueError, match=r"b: key is no key: .*expected key_data.shape"):
+        load(tmp_path / "b", load(tmp_path / "a", {"key": jax.random.key(0, impl="rbg")}))
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_have_the_mode_of_others(tmp_path, umask):
+    """As `open` gives, to a file that is there already too."""
+    before = os.umask(umask)
+    try:
+        for name, write in {
+            "interop": lambda path: save(path, {"w": np.ones(1)}, overwrite=True),
+            "export": lambda path: fgd.export.save(
+                path, lambda w, x: w * x, jnp.float32(1), jnp.ones(1), overwrite=True
+            ),
+        }.items():
+            path = tmp_path / name
+            write(path)
+            assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+            path.chmod(0o640)
+            write(path)
+            assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    finally:
+        os.umask(before)

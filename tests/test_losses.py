@@ -108,7 +108,7 @@ def test_supervised():
     model = fgd.models.linear(2, 1)
     params = model.init(jax.random.key(0))
     x, y = jnp.ones((3, 2)), jnp.zeros((3, 1))
-    plain = fgd.supervised(model.apply, mse)
+    plain = fgd.supervised(model, mse)
     np.testing.assert_allclose(plain(params, (x, y)), mse(model.apply(params, x), y))
     doubled = fgd.supervised(
         model.apply, mse, preprocess=lambda x: 2 * x, metrics={"max": lambda p, t: jnp.max(p - t)}
@@ -148,3 +148,14 @@ def test_bad_arguments():
             loss(jnp.ones((5, 4)), jnp.ones(5))
         with pytest.raises(ValueError, match=r"expected logits \[rows, classes\]"):
             loss(jnp.ones((5, 4)), jnp.ones((5, 1), int))
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, accuracy])
+def test_one_class_is_no_choice(loss, as_users):
+    """Its softmax is 1 whatever the logit: the loss would be 0, and nothing would be learned."""
+    with pytest.raises(
+        ValueError, match=r"logits have shape \(5, 1\), one class, .* give two logits"
+    ):
+        loss(jnp.ones((5, 1)), jnp.zeros(5, int))
+    with pytest.raises(ValueError, match="one class"):
+        jax.jit(jax.grad(lambda z: loss(z, jnp.zeros(5, int))))(jnp.ones((5, 1)))

@@ -156,6 +156,7 @@ def test_without_network_a_download_fails_at_once(nowhere):
     assert "can't be reached" in done.stderr
 
 
+@pytest.mark.slow
 @needs_files
 @pytest.mark.filterwarnings("ignore")
 def test_prepared_tfds_copy(nowhere, monkeypatch):

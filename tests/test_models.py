@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from problems import close
+from problems import close, same
 
 import fgd
 from fgd.models import from_flax, linear, mlp
@@ -114,9 +114,7 @@ def test_flax_is_a_pair_of_functions(kind):
 def test_flax_trains(kind):
     model = from_flax(FLAX[kind], np.ones((1, 3)))
     x, y = jnp.asarray(X, jnp.float32), jnp.asarray(X[:, :2], jnp.float32)
-    step = fgd.train_step(
-        fgd.supervised(model.apply, fgd.losses.mse), fgd.adam(0.02), stochastic=True
-    )
+    step = fgd.train_step(fgd.supervised(model, fgd.losses.mse), fgd.adam(0.02))
     state = step.init(model.init(jax.random.key(0)))
     state, _ = fgd.fit(step, state, (x, y), num_steps=300)
     assert fgd.losses.mse(model.apply(state.params, x), y) < 0.05
@@ -167,11 +165,51 @@ def test_flax_params_of_another_structure_are_refused():
         model.apply({"z": jax.tree.leaves(params)}, jnp.ones((1, 3)))
 
 
-def test_running_statistics_are_refused_by_name():
-    with pytest.raises(ValueError, match="its parameters, batch_stats; use stateful=True"):
-        from_flax(LinenNorm(), np.ones((1, 3)))
-    with pytest.raises(ValueError, match="its parameters, BatchStat; use stateful=True"):
-        from_flax(NnxNorm, np.ones((1, 3)))
+@pytest.mark.parametrize("module", [LinenNorm(), NnxNorm])
+def test_running_statistics_are_seen(module):
+    """No flag says so: init gives both, apply takes and gives both, and a step begins with both."""
+    model = from_flax(module, np.ones((1, 3)))
+    variables = model.init(0)
+    assert isinstance(variables, fgd.models.Variables)
+    step = fgd.train_step(fgd.supervised(model, fgd.losses.mse), fgd.sgd(0.1))
+    state = step.init(variables)
+    assert same((state.params, state.model_state), tuple(variables))
+    after, _ = step(state, (jnp.asarray(X, jnp.float32), jnp.ones([len(X), y_features(module)])))
+    assert not same(after.model_state, state.model_state)
+    with pytest.raises(TypeError, match=r"from_flax: there is no stateful=: whether .* is seen"):
+        from_flax(module, np.ones((1, 3)), stateful=True)
+
+
+def y_features(module):
+    return 2 if isinstance(module, LinenNorm) else 3
+
+
+MODELS = {
+    "linear": linear(3, 2),
+    "mlp": mlp([3, 4, 2]),
+    "cnn": fgd.models.cnn([6, 6], [2], [3]),
+    "linen": from_flax(FLAX["linen"], np.ones((1, 3))),
+}
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_seed_is_a_key(name):
+    model = MODELS[name]
+    from_key = model.init(jax.random.key(7))
+    for seed in (7, np.int64(7), jnp.uint32(7)):
+        assert same(model.init(seed), from_key)
+    assert same(
+        jax.vmap(model.init)(jnp.arange(7, 9)),
+        jax.tree.map(lambda *x: jnp.stack(x), from_key, model.init(8)),
+    )
+    for bad in (jax.random.PRNGKey(0), 0.5, "seed", None):
+        with pytest.raises(
+            TypeError, match=r"\.init: key must be a seed such as 0, or a typed key"
+        ):
+            model.init(bad)
+    with pytest.raises(ValueError, match="the seed 4294967303 does not fit in 32 bits"):
+        model.init(2**32 + 7)  # JAX would draw from 7
 
 
 @pytest.mark.usefixtures("as_users")
@@ -190,3 +228,17 @@ def test_bad_arguments():
         from_flax(3, np.ones((1, 3)))
     with pytest.raises(TypeError, match=r"to make an nnx\.Module"):
         from_flax(lambda rngs: 3, np.ones((1, 3)))
+
+
+@pytest.mark.parametrize("kind", FLAX)
+def test_dropout_is_on_in_training_and_off_in_evaluation(kind):
+    """Nobody asks for it: a step gives its loss a key, and `supervised` hands it on."""
+    model = from_flax(FLAX[kind], np.ones((1, 3)))
+    x, y = jnp.asarray(X, jnp.float32), jnp.asarray(X[:, :2], jnp.float32)
+    loss_fn = fgd.supervised(model, fgd.losses.mse)
+    step = fgd.train_step(loss_fn, fgd.sgd(0.0))
+    state = step.init(model.init(0))
+    _, history = fgd.fit(step, state, (x, y), num_steps=20)
+    expected = fgd.losses.mse(model.apply(state.params, x), y)
+    assert len(set(history["loss"].tolist())) == 20  # another mask in every step
+    np.testing.assert_allclose(fgd.evaluate(loss_fn, state, (x, y))["loss"], expected, rtol=1e-5)

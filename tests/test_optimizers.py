@@ -182,3 +182,46 @@ def test_rates_are_numbers(rate):
 def test_bad_hyperparameters(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+NAMES = {
+    "momentum": (fgd.momentum, ["trace"]),
+    "adagrad": (fgd.adagrad, ["sum_of_squares"]),
+    "rmsprop": (fgd.rmsprop, ["nu"]),
+    "adam": (fgd.adam, ["mu", "nu"]),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_states_and_updates_are_as_optax_has_them(name):
+    """Moments are found by optax's names, in a chain too; arguments for others pass by."""
+    make, moments = NAMES[name]
+    params = {"w": jnp.ones(3)}
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), make(0.1))
+    state = optimizer.init(params)
+    for moment in moments:
+        assert optax.tree.get(state, moment)["w"].shape == (3,)
+    _, state = make(0.1).update(params, make(0.1).init(params), params, value=1.0, other="thing")
+    assert state.count == 1
+
+
+@pytest.mark.parametrize("name", ["adagrad", "rmsprop", "adam"])
+def test_complex_parameters(name, x64):
+    """Squares are of the modulus, so that they are real; against the formulas in NumPy."""
+    draw = np.random.default_rng(0)
+    gradients = draw.normal(size=(5, 3)) + 1j * draw.normal(size=(5, 3))
+    params = jnp.zeros(3, complex)
+    optimizer = {"adagrad": fgd.adagrad, "rmsprop": fgd.rmsprop, "adam": fgd.adam}[name](0.1)
+    state, m, s = optimizer.init(params), np.zeros(3, complex), np.zeros(3)
+    for t, g in enumerate(gradients, start=1):
+        update, state = optimizer.update(jnp.asarray(g), state, params)
+        if name == "adagrad":
+            s = s + abs(g) ** 2
+            expected = g / (np.sqrt(s) + 1e-10)
+        elif name == "rmsprop":
+            s = 0.99 * s + 0.01 * abs(g) ** 2
+            expected = g / (np.sqrt(s) + 1e-8)
+        else:
+            m, s = 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * abs(g) ** 2
+            expected = m / (1 - 0.9**t) / (np.sqrt(s / (1 - 0.999**t)) + 1e-8)
+        np.testing.assert_allclose(update, -0.1 * expected, rtol=1e-10)

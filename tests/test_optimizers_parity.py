@@ -71,7 +71,7 @@ def descend(name, line, batch_size, num_steps=300):
     """Our run of R4e, in the precision that is on: its losses, w and b."""
     data = tuple(jnp.asarray(a) for a in line)
     model = fgd.models.linear(1, 1)
-    step = fgd.train_step(fgd.supervised(model.apply, fgd.losses.mse), OURS[name])
+    step = fgd.train_step(fgd.supervised(model, fgd.losses.mse), OURS[name])
     state = step.init({"w": jnp.full((1, 1), -0.5), "b": jnp.zeros(1)}, key=KEY)
     state, history = fgd.fit(step, state, data, batch_size=batch_size, num_steps=num_steps)
     return np.asarray(history["loss"]), state.params["w"].item(), state.params["b"].item()

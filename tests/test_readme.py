@@ -16,7 +16,7 @@ def test_the_idea_in_twenty_lines(capsys):
     names = {}
     exec(compile(program, "README.md", "exec"), names)
     loss, *losses, slope = capsys.readouterr().out.splitlines()
-    run = names["run"]
+    run = jax.jit(names["run"], static_argnums=1)
     np.testing.assert_allclose(float(loss), run(1e-2, 0), rtol=1e-4)
     assert len(re.findall(r"\d\.\d+", " ".join(losses))) == 4 * 2
     # The slope is that of the secant, as far as float32 shows it.

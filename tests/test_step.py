@@ -47,7 +47,7 @@ def test_aux_metrics_are_float_scalars():
     def loss_fn(params, batch):
         return quadratic(params, batch), {"rows": batch.size, "right": jnp.array(True)}
 
-    step = fgd.train_step(loss_fn, fgd.sgd(0.1), has_aux=True)
+    step = fgd.train_step(loss_fn, fgd.sgd(0.1))
     _, metrics = step(step.init(W), BATCH)
     assert metrics.keys() == {"loss", "rows", "right"}
     assert {x.dtype for x in metrics.values()} == {jnp.dtype("float32")}
@@ -58,7 +58,7 @@ def test_stochastic_loss_has_a_fresh_key_every_step_and_run():
     def loss_fn(params, batch, key):
         return 0.0 * params, {"draw": jax.random.uniform(key)}
 
-    step = fgd.train_step(loss_fn, fgd.sgd(0.1), has_aux=True, stochastic=True)
+    step = fgd.train_step(loss_fn, fgd.sgd(0.1))
     draws = [
         fgd.fit(step, step.init(0.0, key=seed), jnp.zeros(3), num_steps=50)[1]["draw"]
         for seed in (0, 0, 1)
@@ -67,17 +67,17 @@ def test_stochastic_loss_has_a_fresh_key_every_step_and_run():
     assert len(np.unique(np.concatenate(draws[1:]))) == 100
 
 
-@pytest.mark.parametrize("has_aux", [False, True])
-def test_stateful_loss_carries_its_own_arrays(has_aux):
-    def loss_fn(params, total, batch):
-        total = total + jnp.sum(batch)
-        return quadratic(params, batch), (total, {"total": total}) if has_aux else total
+@pytest.mark.parametrize("has_metrics", [False, True])
+def test_a_loss_carries_the_models_own_arrays(has_metrics):
+    def loss_fn(params, model_state, batch):
+        total = model_state + jnp.sum(batch)
+        return quadratic(params, batch), total, *([{"total": total}] if has_metrics else [])
 
-    step = fgd.train_step(loss_fn, fgd.sgd(0.1), stateful=True, has_aux=has_aux)
+    step = fgd.train_step(loss_fn, fgd.sgd(0.1))
     state = step.init(W, model_state=10.0)
     state, history = fgd.fit(step, state, BATCH, num_steps=3)
     assert float(state.model_state) == 13.0
-    if has_aux:
+    if has_metrics:
         assert history["total"].tolist() == [11.0, 12.0, 13.0]
 
 
@@ -125,40 +125,31 @@ def test_step_equals_its_plain_update():
     close(step(state, BATCH)[0].params, step.update(state, BATCH)[0].params, rtol=1e-6)
 
 
-def aux(metrics):
-    return fgd.train_step(lambda p, b: (jnp.sum(p["w"]), metrics), fgd.sgd(0.1), has_aux=True)
+def total(p):
+    return jnp.sum(p["w"])
 
 
 BAD_LOSSES = {
-    "vector": (lambda p, b: p["w"], {}, ValueError, r"shape \(2,\), expected a scalar"),
-    "integer": (lambda p, b: jnp.int32(1), {}, TypeError, "loss has dtype int32"),
-    "pair": (lambda p, b: (1.0, {}), {}, TypeError, "needs has_aux=True"),
-    "no pair": (lambda p, b: jnp.sum(p["w"]), {"has_aux": True}, TypeError, "return a pair"),
-    "named loss": (
-        lambda p, b: (jnp.sum(p["w"]), {"loss": 1.0}), {"has_aux": True}, ValueError, '"loss"',
-    ),
-    "named evaluate": (
-        lambda p, b: (jnp.sum(p["w"]), {"evaluate": 1.0}), {"has_aux": True}, ValueError, '"eval',
-    ),
-    "vector aux": (
-        lambda p, b: (jnp.sum(p["w"]), {"m": p["w"]}), {"has_aux": True}, ValueError, "metric 'm'",
-    ),
-    "aux list": (
-        lambda p, b: (jnp.sum(p["w"]), [1.0]), {"has_aux": True}, TypeError, "dict of scalars",
-    ),
-    "state shape": (
-        lambda p, s, b: (jnp.sum(p["w"]), jnp.zeros(3)), {"stateful": True}, ValueError,
-        r"model_state is float32\[3\], expected float32\[2\]",
-    ),
+    "vector": (lambda p, b: p["w"], ValueError, r"shape \(2,\), expected a scalar"),
+    "integer": (lambda p, b: jnp.int32(1), TypeError, "loss has dtype int32"),
+    "nothing": (lambda p, b: None, TypeError, "the loss is None; does loss_fn return it"),
+    "three": (lambda p, b: (1.0, {}, 2), TypeError, "a loss or .loss, metrics., got a tuple of 3"),
+    "named loss": (lambda p, b: (total(p), {"loss": 1.0}), ValueError, 'may not be named "loss"'),
+    "named evaluate": (lambda p, b: (total(p), {"evaluate": 1.0}), ValueError, '"evaluate"'),
+    "named step": (lambda p, b: (total(p), {"step": 1.0}), ValueError, '"step"'),
+    "vector metric": (lambda p, b: (total(p), {"m": p["w"]}), ValueError, "metric 'm'"),
+    "nested metric": (lambda p, b: (total(p), {"m": {"n": 1.0}}), TypeError, "one flat dict"),
+    "metrics list": (lambda p, b: (total(p), [1.0]), TypeError, "dict of scalars.*a list of 1"),
+    "array for metrics": (lambda p, b: (total(p), p["w"]), TypeError, r"got .*float32\[2\]"),
 }  # fmt: skip
 
 
 @pytest.mark.usefixtures("as_users")
 @pytest.mark.parametrize("bad", BAD_LOSSES)
 def test_bad_loss(bad, compiled):
-    loss_fn, options, error, message = BAD_LOSSES[bad]
-    step = fgd.train_step(loss_fn, fgd.sgd(0.1), **options)
-    state = step.init(W, model_state=jnp.zeros(2))
+    loss_fn, error, message = BAD_LOSSES[bad]
+    step = fgd.train_step(loss_fn, fgd.sgd(0.1))
+    state = step.init(W)
     before = compiled()
     for run in (step, lambda state, batch: fgd.fit(step, state, batch, num_steps=1)):
         with pytest.raises(error, match=message):
@@ -175,10 +166,12 @@ def test_bad_arguments():
     step = fgd.train_step(quadratic, fgd.adam(0.1))
     with pytest.raises(TypeError, match=r"params\['n'\] has dtype int32, expected a float"):
         step.init({"w": jnp.ones(2), "n": jnp.arange(2)})
-    for key in (0.5, jax.random.PRNGKey(0), "seed"):
+    for key in (0.5, True, jax.random.PRNGKey(0), "seed"):
         with pytest.raises(TypeError, match="typed key"):
             step.init(W, key=key)
-    with pytest.raises(TypeError, match=r"expected the TrainState"):
+    with pytest.raises(
+        TypeError, match=r"expected the state of step.init\(params\), a TrainState, got a dict"
+    ):
         step(W, BATCH)
 
 
@@ -188,8 +181,8 @@ def test_state_of_two_halves():
     step = fgd.train_step(quadratic, fgd.adam(0.1))
     state = step.init(W)
     for params, leaf in (
-        ({"w": jnp.ones(3)}, r"\.moments\[0\]\['w'\] is float32\[2\], expected float32\[3\]"),
-        ({"w": W["w"], "v": jnp.ones(1)}, r"\.moments\[.\]\['v'\] is missing"),
+        ({"w": jnp.ones(3)}, r"\.mu\['w'\] is float32\[2\], expected float32\[3\]"),
+        ({"w": W["w"], "v": jnp.ones(1)}, r"\.mu\['v'\] is missing"),
     ):
         with pytest.raises(ValueError, match=rf"opt_state does not belong.*opt_state{leaf}"):
             step(dataclasses.replace(state, params=params), BATCH)

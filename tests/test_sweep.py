@@ -10,16 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from problems import Problem, close, problems
+from hypothesis import given
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from problems import Problem, close, examples, problems
 
 import fgd
-from fgd._sweep import _compile
+from fgd._run.sweep import _compiled
 
 MESH = jax.make_mesh((4,), ("data",))
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@examples(2, 8)
 @given(
     problems(),
     st.integers(1, 3),
@@ -131,11 +132,11 @@ def test_closed_over_data_is_an_argument(closure, host):
         data = np.random.default_rng(0).integers(0, 256, (rows, 2), dtype=np.uint8)
         run = closure(data if host else jnp.asarray(data))
         axes = {"rate": rates}
-        program, constants = _compile(run, axes, {"rate": 2}, None, None)
+        program = _compiled(lambda: run, ("rate",), None, None)
         if rows == 1_000:
             swept = fgd.sweep(run, rate=rates)
             np.testing.assert_allclose(swept, [run(rate) for rate in rates], rtol=1e-5)
-        return len(program.lower(constants, axes).as_text())
+        return len(program.lower(axes).as_text())
 
     assert abs(size(1_000_000) - size(1_000)) < 200  # the digits of the shapes
 
@@ -216,10 +217,44 @@ def test_keys_in_a_list_and_16_bit_floats():
 
 
 def test_a_mesh_takes_data_from_anywhere():
-    data = jax.device_put(jnp.arange(4.0), jax.devices()[5])
     axis = jax.device_put(jnp.arange(6.0), jax.devices()[3])
-    swept = fgd.sweep(lambda a: a * jnp.sum(data), a=axis, mesh=MESH)
-    np.testing.assert_array_equal(swept, 6 * np.arange(6))
+    auto = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    for place in (None, NamedSharding(auto, P()), jax.devices()[5]):
+        data = jax.device_put(jnp.arange(4.0), place)
+        swept = fgd.sweep(lambda a, data=data: a * jnp.sum(data), a=axis, mesh=MESH)
+        np.testing.assert_array_equal(swept, 6 * np.arange(6))
+
+
+def test_axes_are_in_the_order_written():
+    """Whatever order an earlier call had."""
+
+    def run(a, b):
+        return 10 * a + b
+
+    a, b = jnp.arange(2.0), jnp.arange(3.0)
+    expected = 10 * np.arange(2.0)[:, None] + np.arange(3.0)
+    for _ in range(2):
+        np.testing.assert_array_equal(fgd.sweep(run, a=a, b=b), expected)
+        np.testing.assert_array_equal(fgd.sweep(run, b=b, a=a), expected.T)
+
+
+@pytest.mark.parametrize(
+    "setting", [lambda: jax.default_prng_impl("rbg"), lambda: jax.threefry_partitionable(False)]
+)
+def test_a_trace_is_of_every_setting(setting):
+    """What changes the meaning of `run` changes a sweep that was compiled before, and back."""
+
+    def run(seed):
+        return jax.random.normal(jax.random.key(seed), (3,))
+
+    def swept():
+        return fgd.sweep(run, seed=[1], max_parallel=1)[0]
+
+    first = swept()
+    with setting():
+        np.testing.assert_allclose(swept(), run(1), rtol=1e-6)
+        assert not np.allclose(run(1), first)
+    np.testing.assert_array_equal(swept(), first)
 
 
 def test_a_trace_is_of_its_settings():
@@ -281,3 +316,19 @@ def test_what_decides_shapes_is_no_axis(as_users):
         fgd.sweep(lambda name: {0: 1.0}[name], name=[0])
     with pytest.raises(TypeError, match="run must be a function"):
         fgd.sweep(3, rate=[1.0])
+
+
+def test_closed_over_numpy_arrays_may_change_afterwards():
+    """What was returned stays, and another sweep of the same run is of the same data."""
+    buffer = np.empty((300, 300), np.float32)
+    for fill in range(10):
+        buffer[:] = fill
+
+        def run(a):
+            return a * jnp.asarray(buffer).sum() + a * buffer[0, 0]
+
+        first = fgd.sweep(run, a=[1.0, 2.0])
+        buffer[:] = -1
+        again = fgd.sweep(run, a=[1.0, 2.0])
+        np.testing.assert_allclose(first, [90_001 * fill, 180_002 * fill])
+        np.testing.assert_array_equal(first, again)

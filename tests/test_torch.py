@@ -60,7 +60,7 @@ def test_hundred_steps(name, x64):
     model = fgd.models.mlp([6, 5, 2])
     params = model.init(jax.random.key(0))
     data = jnp.asarray(X), jnp.asarray(LABELS)
-    step = fgd.train_step(fgd.supervised(model.apply, fgd.losses.cross_entropy), ours(0.01))
+    step = fgd.train_step(fgd.supervised(model, fgd.losses.cross_entropy), ours(0.01))
     state, history = fgd.fit(step, step.init(params), data, num_steps=100)
 
     net = network(params, torch.float64)

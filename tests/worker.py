@@ -46,7 +46,8 @@ def everything(mesh, folder, task="everything"):
 
     seen = []
 
-    def evaluate(params):
+    def evaluate(state):
+        params = state.params
         seen.append(all(x.is_fully_addressable for x in jax.tree.leaves(params)))
         return {"bias": params[0]["b"], "error": given.loss(params, data, jax.random.key(1))}
 
@@ -84,7 +85,7 @@ def everything(mesh, folder, task="everything"):
             fgd.fit(step, start, data[0] + jax.process_index(), num_steps=1, mesh=mesh)
         alone = jax.make_mesh((1,), ("data",), devices=jax.local_devices()[:1])
         if jax.process_index() == 0:  # a run of its own, that no other process joins
-            fgd.train(step, start, data, num_steps=5, mesh=alone, chunk=1, **given.run)
+            fgd.train(step, start, data, num_steps=5, mesh=alone, **given.run)
     return results
 
 
@@ -93,12 +94,12 @@ def endless(mesh):
     given = problem()
     step = given.step()
 
-    def evaluate(params):
+    def evaluate(state):
         print("training", flush=True)
         return {}
 
-    state = given.start(step)
-    fgd.train(step, state, given.data, num_steps=10**9, mesh=mesh, evaluate=evaluate, chunk=500)
+    options = {"evaluate": evaluate, "evaluate_every": 500}
+    fgd.train(step, given.start(step), given.data, num_steps=10**9, mesh=mesh, **options)
 
 
 def fails(mesh):

@@ -43,7 +43,7 @@ def r2b(steps, **options):
 
 def r2c(steps):
     model = fgd.models.linear(1, 1)
-    step = fgd.train_step(fgd.supervised(model.apply, fgd.losses.mse), fgd.sgd(1e-4))
+    step = fgd.train_step(fgd.supervised(model, fgd.losses.mse), fgd.sgd(1e-4))
     state = step.init({"w": jnp.full((1, 1), 0.5), "b": jnp.zeros(1)})
     options = PLAIN_SUMS if jax.default_backend() == "cpu" else None
     run = jax.jit(partial(fgd.fit, step, num_steps=steps), compiler_options=options)
@@ -119,7 +119,7 @@ def rows(name, steps):
 FIRST_STEP = """
 import fgd, jax, numpy as np
 model = fgd.models.mlp([784, 200, 10])
-loss_fn = fgd.supervised(model.apply, fgd.losses.cross_entropy)
+loss_fn = fgd.supervised(model, fgd.losses.cross_entropy)
 step = fgd.train_step(loss_fn, fgd.sgd(1e-2))
 state = step.init(model.init(jax.random.key(0)))
 batch = np.ones([100, 784], np.float32), np.zeros(100, np.int32)

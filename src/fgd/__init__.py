@@ -1,7 +1,7 @@
 """Functional gradient descent: training is a function.
 
 A loss is a pure function of parameters and a batch. `train_step` makes it one compiled step, `fit`
-a whole run as one compiled, pure function, `train` the program around a run.
+a whole run as one compiled, pure function, `sweep` many runs, `train` the program around a run.
 """
 
 from fgd import (
@@ -15,14 +15,14 @@ from fgd import (
     plots as plots,
     testing as testing,
 )
-from fgd._cache import compilation_cache as compilation_cache
-from fgd._evaluate import evaluate as evaluate
-from fgd._fit import fit as fit
-from fgd._step import Step as Step, train_step as train_step
-from fgd._sweep import sweep as sweep
-from fgd._train import train as train
-from fgd._types import TrainState as TrainState
-from fgd.losses import supervised as supervised
+from fgd._run.evaluate import evaluate as evaluate
+from fgd._run.fit import fit as fit
+from fgd._run.programs import compilation_cache as compilation_cache
+from fgd._run.state import TrainState as TrainState
+from fgd._run.step import Step as Step, train_step as train_step
+from fgd._run.supervised import supervised as supervised
+from fgd._run.sweep import sweep as sweep
+from fgd._train.train import train as train
 from fgd.optimizers import (
     adagrad as adagrad,
     adam as adam,

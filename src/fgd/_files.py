@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +22,12 @@ def atomic(caller: str, path: Any, overwrite: bool) -> Iterator[Path]:
         raise FileNotFoundError(f"{caller}: there is no directory {path.parent}; make it first")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
+        temporary.touch(exist_ok=False)
+        mode = (path if path.exists() else temporary).stat().st_mode  # as open() would leave it
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        temporary.chmod(stat.S_IMODE(mode))  # some writers make a file of their own, for one user
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Losses and metrics of a batch, and `supervised`, which makes the loss of a model."""
+"""Losses and metrics of a batch."""
 
 from typing import Any, Literal
 
@@ -9,7 +9,6 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Integer, Num
 
 from fgd import _checks
-from fgd._supervised import supervised as supervised
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -66,7 +65,8 @@ def cross_entropy(
 
     Raises:
       TypeError: labels are not integers.
-      ValueError: shapes do not match, another reduction, or a concrete label is out of range.
+      ValueError: shapes do not match, fewer than two classes, another reduction, or a concrete
+        label is out of range.
 
     Example:
       >>> import fgd, jax.numpy as jnp
@@ -100,7 +100,8 @@ def accuracy(
 
     Raises:
       TypeError: labels are not integers.
-      ValueError: shapes do not match, another reduction, or a concrete label is out of range.
+      ValueError: shapes do not match, fewer than two classes, another reduction, or a concrete
+        label is out of range.
 
     Example:
       >>> import fgd, jax.numpy as jnp
@@ -137,6 +138,12 @@ def _check_labels(caller: str, logits: jax.Array, labels: jax.Array) -> None:
         raise ValueError(
             f"{caller}: expected logits [rows, classes] and labels [rows], "
             f"got {jnp.shape(logits)} and {jnp.shape(labels)}"
+        )
+    if jnp.shape(logits)[-1] < 2:
+        raise ValueError(
+            f"{caller}: logits have shape {jnp.shape(logits)}, one class, whose probability is "
+            "always 1; of two classes give two logits, such as "
+            "jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)"
         )
     if isinstance(labels, Tracer):
         return

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fgd._streams import SHUFFLE, stream
+from fgd._keys import SHUFFLE, draw_key
 
 _EXACT = 64  # up to here an order is drawn whole: a Feistel network on so few rows is not uniform
 _ROUNDS = 8  # from 65 rows on, positions and pairs of positions then pass a χ² test
@@ -36,7 +36,7 @@ def shuffle(key: jax.Array, epoch: int | jax.Array, positions: jax.Array, n: int
     """
     if not 1 <= n < 2**31:
         raise ValueError(f"shuffle: n must be in 1 … 2³¹ − 1, got {n}")
-    key = stream(key, SHUFFLE, epoch)
+    key = draw_key(key, SHUFFLE, epoch)
     if n <= _EXACT:
         order = jnp.argsort(jax.random.bits(key, (n,), jnp.uint32))
         return order[positions].astype(jnp.int32)
@@ -63,7 +63,7 @@ def _feistel(round_keys: jax.Array, x: jax.Array, bits: int) -> jax.Array:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """A 32-bit integer hash (Wellons' lowbias32, less its first shift's twin at the end)."""
+    """A 32-bit integer hash, Wellons' lowbias32."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)

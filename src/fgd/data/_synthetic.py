@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 
-from fgd._checks import PyTree, count, count_rows
+from fgd._checks import PyTree, count
+from fgd._trees import count_rows
 
 
 def linear(

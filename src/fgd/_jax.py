@@ -1,0 +1,188 @@
+"""What fgd uses of JAX beyond what JAX promises, all of it, tried on the versions in `TRIED`.
+
+When JAX changes one of these, a test of `tests/test_jax.py` fails by its name.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+TRIED = "0.10.1", "0.11.0", "0.12.0.1"
+
+
+def keep_loop() -> AbstractContextManager[Any]:
+    """Within it, a loop that runs once stays a loop.
+
+    XLA unrolls a loop of one iteration into its surroundings, fuses it with them and rounds
+    differently. The attribute is one of XLA's, which JAX passes on.
+    """
+    from jax.experimental.xla_metadata import set_xla_metadata
+
+    return set_xla_metadata(**{"skip-simplify-while-loops_trip-count-one": "true"})
+
+
+def is_tracing() -> bool:
+    """Whether what is computed now is traced: within jit, grad, vmap or their like."""
+    from jax._src import core
+
+    return not core.trace_state_clean()
+
+
+class ClosuresAsArguments:
+    """`jax.jit(function)`, whose programs take what `function` closes over as arguments.
+
+    As constants, arrays would be compiled into every program. JAX has a way to hoist them out,
+    behind a flag that must be set before JAX is imported, so here its two halves are asked for:
+    arrays stay apart as a function is traced, and become arguments as it is lowered.
+    https://docs.jax.dev/en/latest/internals/constants.html
+    """
+
+    def __init__(self, function: Callable[..., Any], **jit_options: Any) -> None:
+        self._jitted = jax.jit(function, **jit_options)
+        self._programs: dict[Any, Any] = {}
+
+    def lower(self, *args: Any) -> Any:
+        """What is compiled for arguments like these."""
+        return self._lower(self._trace(*args))
+
+    def __call__(self, *args: Any) -> Any:
+        """Compiles once for each shape of the arguments, place, and setting that a trace is of."""
+        config: Any = jax.config
+        if is_tracing() or config.jax_disable_jit or config.jax_debug_nans:
+            return self._jitted(*args)
+        traced = self._trace(*args)
+        where = tuple(x.sharding if x.committed else None for x in jax.tree.leaves(args))
+        kind = traced.jaxpr, where  # JAX keeps what it traced: the same object for the same kind
+        if kind not in self._programs:
+            self._programs[kind] = self._compile(traced)
+        return self._programs[kind](*args)
+
+    def _compile(self, traced: Any) -> Any:
+        """The program, with copies of its own of what the function closes over.
+
+        On CPU an array of JAX's may be the memory of a NumPy array, which changes when that does.
+        """
+        program = self._lower(traced).compile()
+        copies = [jnp.array(x, copy=True) for x in program._params.const_args]
+        program._params = program._params._replace(const_args=jax.block_until_ready(copies))
+        return program
+
+    def _trace(self, *args: Any) -> Any:
+        from jax._src import config
+
+        with config.use_simplified_jaxpr_constants(True):
+            return self._jitted.trace(*args)
+
+    def _lower(self, traced: Any) -> Any:
+        from jax._src import config
+        from jax._src.interpreters.mlir import LoweringParameters
+
+        options = LoweringParameters(hoist_constants_as_args=True)
+        with config.use_simplified_jaxpr_constants(True):
+            return traced.lower(_private_parameters=options)
+
+
+def all_gather(value: Any) -> Any:
+    """A NumPy array of every process, stacked in the order of processes."""
+    from jax.experimental.multihost_utils import process_allgather
+
+    return process_allgather(value)
+
+
+def reset_compilation_cache() -> None:
+    """Makes JAX look again at the settings of its persistent cache, which it reads once."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    compilation_cache.reset_cache()
+
+
+def container(node: Any) -> type | None:
+    """The type of a node of a tree's structure; None of a leaf, NoneType of None."""
+    data = node.node_data()
+    if data is not None:
+        return data[0]
+    return None if node.num_leaves else type(None)
+
+
+@contextmanager
+def without_source_locations() -> Iterator[None]:
+    """Within it, exported programs hold no paths of sources, so that equal ones are equal bytes."""
+    config: Any = jax.config
+    limit = config.jax_traceback_in_locations_limit
+    config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        config.update("jax_traceback_in_locations_limit", limit)
+
+
+def is_too_late_to_join(error: RuntimeError) -> bool:
+    """Whether `jax.distributed.initialize` was refused because JAX has computed already."""
+    return "before" in str(error)
+
+
+def found_no_launcher(error: ValueError) -> bool:
+    """Whether `jax.distributed.initialize` found nothing that says how to join others."""
+    return "coordinator_address" in str(error)
+
+
+def bilinear_primitive(
+    name: str,
+    *,
+    shape: Callable[..., jax.ShapeDtypeStruct],
+    transposed: tuple[Callable[..., Any], Callable[..., Any]],
+    batched: Callable[..., Any],
+    lowered: Callable[..., Any],
+    lowered_on_cpu: Callable[..., Any],
+) -> Callable[..., jax.Array]:
+    """A function of two arrays, linear in each, with derivatives of its own in every mode.
+
+    Args:
+      shape: of the result, from shapes of the operands.
+      transposed: `(g, lhs, rhs) -> cotangent` of lhs, and of rhs; the one asked for is a shape.
+      batched: `(args, dims) -> (result, dim)`, for `vmap`.
+      lowered, lowered_on_cpu: what is compiled.
+    """
+    primitive = Primitive(name)
+
+    def bind(lhs: Any, rhs: Any, **static: Any) -> jax.Array:
+        return primitive.bind(lhs, rhs, **static)
+
+    def abstract(lhs: Any, rhs: Any, **static: Any) -> ShapedArray:
+        result = shape(lhs, rhs, **static)
+        return ShapedArray(result.shape, result.dtype)
+
+    def to_lhs(g: Any, lhs: Any, rhs: Any, **static: Any) -> Any:
+        return transposed[0](g, lhs.aval, rhs, **static)
+
+    def to_rhs(g: Any, lhs: Any, rhs: Any, **static: Any) -> Any:
+        return transposed[1](g, lhs, rhs.aval, **static)
+
+    def of_series(primals: Sequence[Any], series: Sequence[Any], **static: Any) -> Any:
+        """Of Taylor coefficients, as `jax.experimental.jet` has them: hₖ = Σⱼ fⱼ gₖ₋ⱼ."""
+        f, g = ([x, *terms] for x, terms in zip(primals, series, strict=True))
+        out = [sum(bind(f[j], g[k - j], **static) for j in range(k + 1)) for k in range(len(f))]
+        return out[0], out[1:]
+
+    primitive.def_abstract_eval(abstract)
+    compiled = jax.jit(lambda lhs, rhs, static: bind(lhs, rhs, **dict(static)), static_argnums=2)
+    primitive.def_impl(lambda lhs, rhs, **static: compiled(lhs, rhs, tuple(static.items())))
+    ad.defbilinear(primitive, to_lhs, to_rhs)
+    batching.primitive_batchers[primitive] = batched
+    for platform, function in ((None, lowered), ("cpu", lowered_on_cpu)):
+        rule = mlir.lower_fun(function, multiple_results=False)
+        mlir.register_lowering(primitive, rule, platform=platform)
+    _jet_rules()[primitive] = of_series
+    return bind
+
+
+def _jet_rules() -> dict[Any, Any]:
+    from jax.experimental import jet
+
+    return jet.jet_rules

@@ -1,0 +1,1 @@
+"""A run: a step, its repetition, many of them. Pure functions, compiled."""

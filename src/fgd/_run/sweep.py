@@ -1,0 +1,207 @@
+"""`sweep`: many runs as one compiled program."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
+
+from fgd import _jax
+from fgd._checks import IntegerOverflowError, PyTree, count, describe, require_callable
+from fgd._keys import has_keys
+from fgd._run.programs import keep, weak
+from fgd._trees import leaves, on_device, strong
+from fgd.parallel._placement import AXIS, block_on_cpu, data_mesh, place, replicated
+
+Run = Callable[..., PyTree]
+
+
+def sweep(
+    run: Run,
+    /,
+    *,
+    max_parallel: int | None = None,
+    mesh: Mesh | None = None,
+    **axes: PyTree,
+) -> PyTree:
+    """`run` at every point of a product of axes, as one compiled program.
+
+    `sweep(run, a=a, b=b)[i, j]` is `run(a=a[i], b=b[j])`, up to the rounding of sums in another
+    order. Arrays that `run` closes over are arguments of the program, not constants in it. A second
+    sweep with the same `run` and axes of the same shapes compiles nothing.
+
+    Args:
+      run: `run(**point) -> pytree of arrays`, a pure function of one point; usually a training run
+        that makes its own step, so that learning rates, seeds and initial parameters may vary.
+      max_parallel: runs computed side by side (on each device), which bounds memory; None: all.
+      mesh: devices to spread the runs over, along its axis "data"; None: where the data is.
+      axes: by the name of an argument of `run`: values along one axis, an array or a list of
+        numbers; or a pytree of arrays with one common leading axis, whose rows go together
+        (zipped axes, random search, sets of parameters). What decides shapes or code, such as
+        architectures and batch sizes, can't be an axis: loop over it in Python.
+
+    Returns:
+      What `run` returns, each array with one leading axis for every keyword, in their order.
+
+    Raises:
+      TypeError: values that are not numbers; a `run` without that argument, or that needs a
+        constant where an axis gives a value.
+      ValueError: no axis, an empty one, one of another rank, or leaves of unequal length.
+
+    Example:
+      >>> import fgd, jax, jax.numpy as jnp
+      >>> data = fgd.data.linear(jax.random.key(0), 100)
+      >>> model = fgd.models.linear(1, 1)
+      >>> loss_fn = fgd.supervised(model, fgd.losses.mse)
+      >>> def run(learning_rate, seed):
+      ...     step = fgd.train_step(loss_fn, fgd.sgd(learning_rate))
+      ...     state = step.init(model.init(seed), key=seed)
+      ...     return fgd.fit(step, state, data, batch_size=10, num_epochs=5)[1]["loss"][-1]
+      >>> fgd.sweep(run, learning_rate=jnp.logspace(-3, 0, 8), seed=jnp.arange(4)).shape
+      (8, 4)
+    """
+    require_callable("sweep", "run", run)
+    if max_parallel is not None:
+        max_parallel = count("sweep", "max_parallel", max_parallel, least=1)
+    mesh = None if mesh is None else data_mesh("sweep", mesh)
+    axes = {name: _axis(name, values) for name, values in axes.items()}
+    if not axes:
+        raise ValueError("sweep: expected at least one axis, such as seed=jnp.arange(4)")
+    _check_signature(run, axes)
+    names = tuple(axes)  # in the order of the call: as a tree, the dict has its own
+    program = keep(
+        run,
+        ("sweep", names, max_parallel, mesh),
+        lambda: _compiled(weak(run), names, max_parallel, mesh),
+    )
+    try:
+        return block_on_cpu(mesh, program(place("sweep", mesh, axes) if mesh else axes))
+    except (TypeError, IndexError) as error:  # JAX has several for what can't be traced
+        if not _runs_alone(run, axes):
+            raise
+        what, *_ = str(error).splitlines() or [type(error).__name__]
+        raise TypeError(
+            f"sweep: run needs a constant where an axis ({', '.join(axes)}) gives a value that "
+            f"varies ({what}); what decides shapes or code, such as architectures and batch "
+            "sizes, can't be an axis: loop over it in Python, around sweep"
+        ) from error
+
+
+def _compiled(
+    run: Callable[[], Run], names: tuple[str, ...], max_parallel: int | None, mesh: Mesh | None
+) -> Any:
+    """`program(axes)`, compiled for each of their shapes."""
+
+    def product(axes: PyTree, names: tuple[str, ...], point: PyTree) -> PyTree:
+        """All points of these axes side by side; what they share is computed once."""
+        if not names:
+            return run()(**point)
+        name, *rest = names
+        return jax.vmap(lambda x: product(axes, tuple(rest), {**point, name: x}))(axes[name])
+
+    def program(axes: PyTree) -> PyTree:
+        sizes = {name: jax.tree.leaves(axes[name])[0].shape[0] for name in names}
+        inner = list(names)  # mapped side by side
+        outer = []  # mapped one batch of points after the other, or spread over devices
+        while inner and (mesh or math.prod(sizes[n] for n in inner) > (max_parallel or math.inf)):
+            outer.append(inner.pop(0))
+        if not outer:
+            return product(axes, tuple(inner), {})
+        together = (max_parallel or math.inf) // math.prod(sizes[name] for name in inner)
+        lengths = [sizes[name] for name in outer]
+        total, devices = math.prod(lengths), mesh.shape[AXIS] if mesh else 1
+        # Every device takes as many points; the last are repeated to fill up.
+        at = np.minimum(np.arange(-(-total // devices) * devices), total - 1)
+        rows = dict(zip(outer, np.unravel_index(at, lengths), strict=True))
+        points = {name: jax.tree.map(lambda x, i=rows[name]: x[i], axes[name]) for name in outer}
+
+        def one(inner_axes: PyTree, point: PyTree) -> PyTree:
+            return product(inner_axes, tuple(inner), point)
+
+        def mapped(inner_axes: PyTree, points: PyTree) -> PyTree:
+            if jax.tree.leaves(points)[0].shape[0] <= together:
+                return jax.vmap(lambda point: one(inner_axes, point))(points)
+            return jax.lax.map(
+                lambda point: one(inner_axes, point),
+                points,
+                batch_size=int(together) if together > 1 else None,
+            )
+
+        if mesh:
+            mapped = jax.shard_map(
+                mapped, mesh=mesh, check_vma=False, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)
+            )
+        results = mapped({name: axes[name] for name in inner}, points)
+        return jax.tree.map(lambda x: x[:total].reshape(*lengths, *x.shape[1:]), results)
+
+    return _jax.ClosuresAsArguments(program, out_shardings=mesh and replicated(mesh))
+
+
+def _axis(name: str, values: Any) -> PyTree:
+    """The axis as a pytree of arrays with one common leading axis."""
+    if isinstance(values, list | tuple | range) and all(_is_number(x) for x in values):
+        try:
+            values = jnp.array(values)  # it may hold keys and traced values
+        except OverflowError as error:
+            raise IntegerOverflowError(
+                f"sweep: axis {name}: {error}; an array of jnp.uint32 holds seeds up to 2³² − 1, "
+                'jax.config.update("jax_enable_x64", True) all others'
+            ) from error
+    if isinstance(values, np.ndarray) and values.dtype.kind in "OSU":
+        values = values.tolist()  # words, or rows of unequal length
+    bare = isinstance(values, jax.Array | np.ndarray)
+    hint = "values along one axis, such as jnp.array([0.1, 0.01]) or jnp.arange(4)"
+    lengths = set()
+    for path, leaf in leaves("sweep", f"axis {name}", values):
+        what = f"sweep: axis {name}{jax.tree_util.keystr(path)}"
+        if not isinstance(leaf, int | float | complex | jax.Array | np.ndarray | np.generic):
+            raise TypeError(f"{what} has {describe(leaf)}, expected numbers: {hint}")
+        shape = np.shape(leaf)
+        if shape == () or (bare and len(shape) != 1):
+            raise ValueError(
+                f"{what} has shape {shape}, expected {hint}"
+                + ("; put points that are arrays themselves into a dict" if bare else "")
+            )
+        lengths.add(shape[0])
+    if len(lengths) > 1:
+        raise ValueError(f"sweep: axis {name} has leaves of unequal lengths {sorted(lengths)}")
+    if not lengths or 0 in lengths:
+        raise ValueError(f"sweep: axis {name} is empty, expected {hint}")
+    arrays = on_device("sweep", f"axis {name}", values)
+    return jax.tree.map(lambda x: x if has_keys(x) else strong(x), arrays)
+
+
+def _is_number(x: Any) -> bool:
+    numbers = int | float | complex | jax.Array | np.ndarray | np.generic
+    return isinstance(x, numbers) and np.shape(x) == ()
+
+
+def _check_signature(run: Run, axes: PyTree) -> None:
+    try:
+        signature = inspect.signature(run)
+    except (TypeError, ValueError):  # a builtin
+        return
+    try:
+        signature.bind(**axes)
+    except TypeError as error:
+        raise TypeError(
+            f"sweep: axes are {', '.join(axes)}, but run takes {signature} ({error})"
+        ) from None
+
+
+def _runs_alone(run: Run, axes: PyTree) -> bool:
+    """Whether `run` can be traced at the first point, if its values are plain numbers."""
+
+    def first(x: jax.Array) -> Any:
+        return x[0] if x.ndim > 1 or has_keys(x) else x[0].item()
+
+    try:
+        point = jax.tree.map(first, axes)
+        jax.eval_shape(lambda: run(**point))
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The program around a run: progress, evaluation, logs, interrupts, streams of batches."""

@@ -1,0 +1,113 @@
+"""What the optimizers share: θ ← θ − η·direction, and its pieces."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+
+from fgd._checks import PyTree, describe
+
+Scalar = float | jax.Array
+LearningRate = Scalar | Callable[[jax.Array], Scalar]
+Moments = tuple[PyTree, ...]
+
+SQUARES = "nu", "sum_of_squares"  # moments of |g|²
+
+
+def descent(
+    name: str,
+    learning_rate: LearningRate,
+    kind: type[Any],
+    direction: Callable[[PyTree, Moments, jax.Array], tuple[PyTree, Moments]],
+    initial: float = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    """θ ← θ − η(count) · direction(g, moments, count + 1), its moments starting at `initial`.
+
+    Args:
+      name: the optimizer's, for messages.
+      learning_rate: η, or a schedule of `count`.
+      kind: a NamedTuple of `count`, int32 scalar, the updates made so far, and of the moments,
+        trees like the parameters, named as optax names them, so that `optax.tree.get` finds them.
+      direction: `direction(grads, moments, t) -> (direction, moments)`.
+    """
+    if not callable(learning_rate):
+        check(name, learning_rate=learning_rate)
+    _, *moments = kind._fields
+
+    def init(params: PyTree) -> Any:
+        def start(moment: str) -> PyTree:
+            of_squares = moment in SQUARES  # of complex numbers too these are real
+            return jax.tree.map(
+                lambda p: jnp.full_like(p, initial, jnp.real(p).dtype if of_squares else None),
+                params,
+            )
+
+        return kind(jnp.int32(0), *map(start, moments))
+
+    def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
+        del params, extra
+        count, *before = state
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        along, after = direction(updates, tuple(before), count + 1)
+        return jax.tree.map(lambda d: -like(rate, d) * d, along), kind(count + 1, *after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def like(scalar: Scalar, array: Any) -> jax.Array:
+    return jnp.asarray(scalar, jnp.result_type(array))
+
+
+def average(decay: Scalar, mean: PyTree, new: PyTree) -> PyTree:
+    return jax.tree.map(lambda m, x: like(decay, m) * m + like(1 - decay, m) * x, mean, new)
+
+
+def square(grads: PyTree) -> PyTree:
+    """|g|², which of a complex number is not g²."""
+    return jax.tree.map(
+        lambda g: jnp.square(g) if jnp.isrealobj(g) else jnp.square(g.real) + jnp.square(g.imag),
+        grads,
+    )
+
+
+def debias(decay: Scalar, t: jax.Array) -> jax.Array:
+    """1 − decayᵗ, without the cancellation that costs float32 three of its seven digits."""
+    with np.errstate(divide="ignore"):
+        log = jnp.log(decay.astype(float)) if isinstance(decay, jax.Array) else np.log(decay).item()
+    return -jnp.expm1(log * t.astype(float))
+
+
+def root(s: jax.Array, eps: Scalar, eps_in_sqrt: bool) -> jax.Array:
+    """√s + ε (or √(s + ε)), whose derivative at s = 0 is 0 and not infinite.
+
+    A weight that never has a gradient (a pixel that is always black) keeps s = 0 for ever; the
+    infinite slope of √ there times its zero gradient would make every hypergradient NaN.
+    """
+    if eps_in_sqrt:
+        return jnp.sqrt(s + like(eps, s))
+    positive = s > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, s, 1)), 0) + like(eps, s)
+
+
+def check(optimizer: str, **hyperparameters: Any) -> None:
+    """Refuses the numbers that could never work; traced values can't be looked at."""
+    for name, value in hyperparameters.items():
+        if isinstance(value, Tracer):
+            continue
+        known = np.asarray(value)  # NumPy: in a compiled function jax would trace what is known
+        if not np.issubdtype(known.dtype, np.number) and known.dtype != jnp.bfloat16:
+            raise TypeError(f"{optimizer}: {name} must be a number, got {describe(value)}")
+        if known.ndim != 0:
+            raise ValueError(f"{optimizer}: {name} must be a scalar, got shape {known.shape}")
+        if name in ("learning_rate", "initial_accumulator_value"):
+            valid, range_ = 0 <= known < np.inf, "finite and not negative"
+        elif name == "eps":
+            valid, range_ = 0 < known < np.inf, "finite and positive"
+        else:
+            valid, range_ = 0 <= known < 1, "in [0, 1)"
+        if not valid:
+            raise ValueError(f"{optimizer}: {name} must be {range_}, got {value}")

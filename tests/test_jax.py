@@ -1,0 +1,144 @@
+"""What fgd uses of JAX beyond its promises: when JAX changes one, the test of its name fails."""
+
+import inspect
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.experimental import jet
+
+import fgd
+from fgd import _jax
+
+ADVICE = "JAX changed what fgd/_jax.py says of it; see there"
+
+
+def test_keep_loop():
+    """A loop of one step stays a loop in what is compiled; without the mark XLA unrolls it."""
+
+    def loop(x):
+        return jax.lax.scan(lambda x, _: (jnp.sin(x), None), x, length=1)[0]
+
+    def marked(x):
+        with _jax.keep_loop():
+            return loop(x)
+
+    compiled = [jax.jit(f).lower(1.0).compile().as_text() for f in (loop, marked)]
+    assert ["while(" in text for text in compiled] == [False, True], ADVICE
+
+
+def test_closures_as_arguments():
+    """A program of a closed-over array is as short for a million rows as for ten."""
+
+    def size(rows):
+        data = jnp.arange(float(rows))
+        return len(_jax.ClosuresAsArguments(lambda x: x * data[2]).lower(jnp.ones(3)).as_text())
+
+    assert abs(size(10**6) - size(10)) < 50, ADVICE
+
+
+def test_closures_as_arguments_are_of_their_settings_and_places():
+    data = jnp.arange(3.0)
+    program = _jax.ClosuresAsArguments(lambda x: jax.random.normal(jax.random.key(0)) + x * data)
+    x = jnp.ones(3)
+    first = program(x)
+    elsewhere = jax.device_put(x, jax.devices()[1])
+    np.testing.assert_array_equal(program(elsewhere), first)
+    with jax.threefry_partitionable(False):
+        assert program(x)[0] == jax.random.normal(jax.random.key(0)) != first[0], ADVICE
+    np.testing.assert_array_equal(program(x), first)
+    with jax.disable_jit():
+        np.testing.assert_allclose(program(x), first, rtol=1e-6)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad, jax.vmap])
+def test_is_tracing(transform):
+    seen = []
+
+    def function(x):
+        seen.append(_jax.is_tracing())
+        return x
+
+    transform(function)(jnp.ones(2) if transform is jax.vmap else 1.0)
+    assert seen[0], ADVICE
+    assert not _jax.is_tracing(), ADVICE
+
+
+def test_container():
+    tree = {"a": [1, (2, None)], "b": optax.EmptyState(), "c": jax.tree_util.Partial(jnp.sin, 1)}
+    found = []
+
+    def walk(node):
+        found.append(_jax.container(node))
+        for child in node.children():
+            walk(child)
+
+    walk(jax.tree.structure(tree))
+    assert found == [
+        dict, list, None, tuple, None, type(None), optax.EmptyState, jax.tree_util.Partial, tuple,
+        None, dict,
+    ], ADVICE  # fmt: skip
+
+
+def test_without_source_locations():
+    def export():
+        with _jax.without_source_locations():
+            return jax.export.export(jax.jit(lambda x: jnp.sin(x)))(1.0).serialize()
+
+    assert b".py" not in bytes(export()), ADVICE
+    assert b".py" in bytes(jax.export.export(jax.jit(lambda x: jnp.sin(x)))(1.0).serialize())
+
+
+def test_refusals_of_distributed_are_known(monkeypatch):
+    """What `jax.distributed.initialize` says in a process that has computed, with no launcher."""
+    with pytest.raises(RuntimeError) as late:
+        jax.distributed.initialize("localhost:1", 2, 0)
+    assert _jax.is_too_late_to_join(late.value), ADVICE
+    from jax._src import distributed
+
+    with pytest.raises(ValueError, match="coordinator") as alone:
+        distributed.State().initialize()
+    assert _jax.found_no_launcher(alone.value), ADVICE
+
+
+def test_bilinear_primitive():
+    """Every derivative of fgd's own convolution, forward, reverse and Taylor's, is lax's."""
+    draw = np.random.default_rng(0)
+    x, w = (jnp.asarray(draw.normal(size=s), jnp.float32) for s in ((2, 5, 5, 3), (3, 3, 3, 4)))
+    dx, dw = (jnp.asarray(draw.normal(size=a.shape), a.dtype) for a in (x, w))
+
+    def of(convolution):
+        def f(x, w):
+            dims = ("NHWC", "HWIO", "NHWC")
+            return convolution(jnp.sin(x), w, (1, 1), "SAME", dimension_numbers=dims)
+
+        zero = [jnp.zeros_like(a) for a in (x, w)]
+        series = jet.jet(f, (x, w), ([dx, zero[0], zero[0]], [dw, zero[1], zero[1]]))
+        total = lambda x, w: jnp.sum(f(x, w) ** 2)  # noqa: E731
+        return (
+            jax.jvp(f, (x, w), (dx, dw)), jax.grad(total, (0, 1))(x, w), series,
+            jax.vmap(f)(jnp.stack([x, dx]), jnp.stack([w, dw])), jax.vmap(f, (None, 0))(x, w[None]),
+        )  # fmt: skip
+
+    ours, laxs = of(fgd.conv.conv_general_dilated), of(jax.lax.conv_general_dilated)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(laxs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4, err_msg=ADVICE)
+
+
+def test_each_use_has_its_test():
+    """By its name, here; and the versions it was tried on are those of CI."""
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    of_processes = {"all_gather", "reset_compilation_cache"}  # test_distributed.py, test_cache.py
+    by_another_name = {"ClosuresAsArguments", "is_too_late_to_join", "found_no_launcher"}
+    uses = {
+        name
+        for name, value in vars(_jax).items()
+        if getattr(value, "__module__", "") == "fgd._jax" and not name.startswith("_")
+    }
+    assert uses - of_processes - by_another_name <= tested
+    (tried,) = re.findall(r"TRIED = (.*)", Path(inspect.getfile(_jax)).read_text())
+    assert '"0.10.1"' in tried
