@@ -15,8 +15,6 @@ from fgd._run.fit import run
 from fgd._run.order import Order
 from fgd._run.plan import Plan
 
-pytestmark = pytest.mark.property  # CI runs them compiled as for users, too
-
 PROBLEM = Problem("mlp", "adam", True, 23, 7, True, 0)
 
 

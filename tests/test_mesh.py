@@ -14,8 +14,6 @@ from problems import Problem, close, examples, problems, same
 import fgd
 from fgd._run.plan import Options, prepare
 
-pytestmark = pytest.mark.property  # CI runs them compiled as for users, too
-
 
 def mesh_of(n, kind=AxisType.Explicit):
     return jax.make_mesh((n,), ("data",), axis_types=(kind,))

@@ -15,8 +15,6 @@ from problems import Problem, same
 
 import fgd
 
-pytestmark = pytest.mark.property  # CI runs them compiled as for users, too
-
 PROBLEM = Problem("mlp", "adam", True, 23, 7, False, 0)
 STEP = PROBLEM.step()
 START = PROBLEM.start(STEP)
