@@ -39,8 +39,8 @@ def public(module):
 
 
 NAMES = {
-    fgd: "Step TrainState adagrad adam compilation_cache evaluate fit momentum rmsprop sgd "
-    "supervised sweep train train_step",
+    fgd: "Checkpoints DivergedError Step TrainState adagrad adam compilation_cache evaluate fit "
+    "momentum rmsprop sgd supervised sweep train train_step",
     fgd.conv: "avg_pool conv_general_dilated max_pool",
     fgd.data: "MNIST linear mnist normalize shuffle split",
     fgd.export: "Artifact load save",
@@ -113,7 +113,7 @@ def test_a_file_is_as_long_as_its_idea():
 FLOORS = [
     {"_checks", "_files", "_jax", "_keys", "_trees"},
     {"conv", "data", "losses", "optimizers", "parallel", "plots", "testing"},
-    {"models"},
+    {"models", "checkpoint"},
     {"_run", "interop"},
     {"_train", "export"},
 ]

@@ -22,7 +22,9 @@ from fgd._run.state import TrainState as TrainState
 from fgd._run.step import Step as Step, train_step as train_step
 from fgd._run.supervised import supervised as supervised
 from fgd._run.sweep import sweep as sweep
+from fgd._train.divergence import DivergedError as DivergedError
 from fgd._train.train import train as train
+from fgd.checkpoint import Checkpoints as Checkpoints
 from fgd.optimizers import (
     adagrad as adagrad,
     adam as adam,

@@ -33,6 +33,15 @@ def atomic(caller: str, path: Any, overwrite: bool) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def regular(caller: str, path: Path) -> Path:
+    """`path`, if it is a file: a pipe would wait for a writer."""
+    if not path.exists():
+        raise FileNotFoundError(f"{caller}: there is no file {path}")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{caller}: {path} is no file: a directory, a pipe or a device")
+    return path
+
+
 def require(caller: str, package: str, extra: str) -> None:
     """ImportError that says what to install, if `package` is not."""
     try:

@@ -9,12 +9,14 @@ import numpy as np
 class Bar:
     """tqdm's bar, or nothing; loaded only when it is shown."""
 
-    def __init__(self, total: int, show: bool | None) -> None:
+    def __init__(self, total: int, show: bool | None, done: int = 0) -> None:
         self._tqdm: Any = None
         if show or (show is None and sys.stderr is not None and sys.stderr.isatty()):
             from tqdm import tqdm
 
-            self._tqdm = tqdm(total=total, unit="step", unit_scale=True, file=sys.stderr)
+            self._tqdm = tqdm(
+                total=total, initial=done, unit="step", unit_scale=True, file=sys.stderr
+            )
 
     def __enter__(self) -> "Bar":
         return self

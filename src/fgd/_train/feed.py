@@ -18,7 +18,9 @@ from fgd._run.fit import recorded, run
 from fgd._run.plan import Plan
 from fgd._run.state import Metrics, TrainState
 from fgd._run.step import Step, Update
-from fgd._train.record import Record
+from fgd._train.divergence import DivergedError, fault
+from fgd._train.interrupts import wait
+from fgd._train.record import Part, Record
 from fgd._train.schedule import CAPACITY
 from fgd._trees import count_rows, host, leaves, mismatch, require_fit, require_numbers
 from fgd.parallel._placement import AXIS, block_on_cpu, split, within
@@ -28,21 +30,47 @@ Advance = Callable[[Record, int], None]
 _IN_FLIGHT = 8  # steps of a stream that are dispatched before the first of them is waited for
 
 
-def of_arrays(step: Step, data: PyTree, plan: Plan) -> Advance:
+def of_arrays(step: Step, data: PyTree, plan: Plan, check: bool) -> Advance:
     """One compiled call for all of the steps, however many they are."""
     program = step.program(_many, static_argnames="plan")
 
-    def advance(record: Record, records: int) -> None:
+    def call(state: TrainState, records: int) -> tuple[TrainState, Part]:
         with within(plan.mesh):
-            state, history = program(record.state, data, np.int32(records), plan=plan)
+            state, history = wait(program(state, data, np.int32(records), plan=plan))
         # Copies: a view would keep the whole buffer.
-        part = {name: np.array(np.asarray(x)[:records]) for name, x in history.items()}
-        record.add(jax.block_until_ready(state), part, records * plan.record_every)
+        return state, {name: np.array(np.asarray(x)[:records]) for name, x in history.items()}
+
+    def advance(record: Record, records: int) -> None:
+        before = record.state
+        state, part = call(before, records)
+        what = fault(plan, state, part) if check else ""
+        if not what:
+            record.add(state, part, records * plan.record_every)
+            return
+        # By the law of composition a shorter call gives what this one passed through.
+        finite, beyond = 0, records
+        while beyond - finite > 1:
+            middle = (finite + beyond) // 2
+            if fault(plan, *call(before, middle)):
+                beyond = middle
+            else:
+                finite = middle
+        at = int(before.step) + beyond * plan.record_every
+        what = fault(plan, *call(before, beyond))
+        record.add(*call(before, finite), finite * plan.record_every)
+        raise DivergedError(what, at)
 
     return advance
 
 
-def of_stream(step: Step, batches: Iterator[PyTree], plan: Plan, total: int) -> Advance:
+def of_stream(
+    step: Step,
+    batches: Iterator[PyTree],
+    plan: Plan,
+    total: int,
+    check: bool,
+    saw: Callable[[PyTree], None] | None,
+) -> Advance:
     """A compiled call for every step; the device works while the next batches are read and sent."""
     program = step.program(_one, static_argnames="plan")
     first: list[PyTree] = []  # the first batch, like which all others must be
@@ -59,6 +87,8 @@ def of_stream(step: Step, batches: Iterator[PyTree], plan: Plan, total: int) -> 
         if not first:
             _check_share(count_rows("train", batch, "batch"), plan)
             first.append(batch)
+            if saw is not None:
+                saw(batch)
         elif problem := mismatch(first[0], batch):
             raise ValueError(
                 f"train: after {taken} steps of the stream, a batch is unlike the first: "
@@ -90,9 +120,22 @@ def of_stream(step: Step, batches: Iterator[PyTree], plan: Plan, total: int) -> 
         finally:
             names = history[0] if history else ()
             part = {name: np.array([np.asarray(x[name]) for x in history]) for name in names}
-            record.add(jax.block_until_ready(state), part, taken - record.done)
+            state = wait(state)
+            what = fault(plan, state, part) if check else ""
+            if what:  # its batches are gone, so only where it began can be had again
+                raise DivergedError(
+                    what, _first_fault(record.state, part, plan, taken - record.done)
+                )
+            record.add(state, part, taken - record.done)
 
     return advance
+
+
+def _first_fault(before: TrainState, part: Part, plan: Plan, steps: int) -> int:
+    """The step at which the loss, or else a parameter, was first seen not to be finite."""
+    finite = np.isfinite(part.get("loss", np.zeros(0)))
+    seen = steps if finite.all() else (int(np.argmin(finite)) + 1) * plan.record_every
+    return int(before.step) + seen
 
 
 def _copy(what: str, leaf: Any) -> np.ndarray:

@@ -1,6 +1,9 @@
 """When `train` evaluates, and how many steps a compiled call takes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from fgd._checks import count
+from fgd._run.plan import Run, Stream
 
 SECONDS = 0.5  # what a call should take, so that progress is seen and interrupts are heard
 CAPACITY = 2**16  # entries of history that one compiled call can make
@@ -54,3 +57,23 @@ class Pace:
         fitting = int(records * SECONDS / max(seconds, 1e-9))
         grown = 8 * records if self._is_first else min(fitting, 8 * records)
         self.records, self._is_first = max(1, min(grown, CAPACITY)), False
+
+
+def schedule_of(run: Run, watched: bool, evaluate_every: Any) -> Schedule:
+    """When to look at a run; ValueError if that makes no sense."""
+    if evaluate_every is not None:
+        evaluate_every = count("train", "evaluate_every", evaluate_every, least=1)
+        if not watched:
+            raise ValueError(
+                f"train: evaluate_every={evaluate_every} says when to evaluate, but there is "
+                "neither evaluate nor stop_when"
+            )
+    elif watched and isinstance(run.data, Stream):
+        raise ValueError(
+            "train: a stream has no epochs; give evaluate_every, the steps between two evaluations"
+        )
+    every = evaluate_every or (run.plan.steps_per_epoch if watched else None)
+    schedule = Schedule(int(run.state.step), run.steps, every)
+    what = "evaluate_every" if evaluate_every else "an epoch; give evaluate_every"
+    schedule.check(run.plan.record_every, what)
+    return schedule

@@ -1,30 +1,30 @@
 """`train`: the program around a run. It shows, evaluates, logs and stops; the run is `fit`'s."""
 
+import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
 
-from fgd._checks import PyTree, count, is_concrete, replaced, require_callable
-from fgd._run.evaluate import evaluate as evaluated
+from fgd._checks import PyTree, is_concrete, replaced
 from fgd._run.plan import Options, Run, Stream, as_data, prepare
 from fgd._run.state import TrainState
 from fgd._run.step import Step
-from fgd._run.supervised import Supervised
 from fgd._train.bar import Bar
+from fgd._train.divergence import DivergedError, fault
 from fgd._train.feed import of_arrays, of_stream
-from fgd._train.interrupts import Interrupts, warn_interrupted
+from fgd._train.interrupts import Interrupts, end
 from fgd._train.log import Writer, open_log
+from fgd._train.look import Evaluate, Look, StopWhen, look_of
 from fgd._train.record import Record
-from fgd._train.schedule import Pace, Schedule
-from fgd._trees import count_rows, leaves, on_device
-from fgd.parallel._placement import agree, is_multi_process, local
-
-Evaluate = Callable[[TrainState], dict[str, Any]]
-StopWhen = Callable[[TrainState, dict[str, Any]], Any]
+from fgd._train.saver import Saver, check_checkpoints, saving
+from fgd._train.schedule import Pace, Schedule, schedule_of
+from fgd._trees import leaves
+from fgd.checkpoint._checkpoints import Checkpoints
+from fgd.parallel._placement import agree, is_multi_process, on_all
 
 
 @replaced(
@@ -43,9 +43,11 @@ def train(
     mesh: Mesh | None = None,
     evaluate: PyTree | Evaluate = None,
     evaluate_every: int | None = None,
+    checkpoints: Checkpoints | None = None,
     log: str | PathLike[str] | Writer | Any = None,
     progress: bool | None = None,
     stop_when: StopWhen | None = None,
+    on_divergence: Literal["raise", "continue"] = "raise",
 ) -> tuple[TrainState, dict[str, Any]]:
     """Trains as `fit` does, and shows progress, evaluates, logs and stops on the way.
 
@@ -53,8 +55,10 @@ def train(
     calls of about half a second; one program serves every number of steps, so that a longer or
     second run compiles nothing. Inside `jit`, `vmap` and `grad`, use `fit`.
 
-    Ctrl-C ends the run after the current call with a warning, and what was reached is returned. Any
-    error has what was reached as its attributes `state` and `history`.
+    Ctrl-C ends the run after the current call with a warning, and what was reached is returned; in
+    its last call it raises KeyboardInterrupt. A second one does so as soon as it can: what JAX
+    computes goes on. SIGTERM ends the run likewise, and then the process, by SystemExit(143).
+    Whatever error ends it has what was reached as its attributes `state` and `history`.
 
     Args:
       step, state, batch_size, num_steps, num_epochs, shuffle, record_every, mesh: as in `fit`.
@@ -65,6 +69,9 @@ def train(
         are evaluated; or a function `evaluate(state) -> {name: value}`. It is done whenever the
         steps completed are a multiple of `evaluate_every`, and at the end.
       evaluate_every: steps between two evaluations; None: an epoch.
+      checkpoints: where to keep states on disk, `fgd.Checkpoints(directory)`. If it has some of
+        this run, the run goes on from the newest, and state and history are those of a run that
+        was never ended.
       log: where to write every entry of the history, and evaluations as "evaluate/name": a file
         ending in .jsonl or .csv, to which lines are added; a directory for TensorBoard; a function
         of (step, {name: value}); or TensorBoard's own writer. Process 0 writes.
@@ -72,6 +79,8 @@ def train(
         terminal.
       stop_when: `stop_when(state, metrics) -> bool`, called when `evaluate` would be, with the
         means since the last time, and under "evaluate" what that returned; True ends the run.
+      on_divergence: what to do when loss or parameters are no longer finite, at which the run looks
+        after each call: "raise" fgd.DivergedError, or "continue".
 
     Returns:
       The state reached, and `fit`'s history as NumPy arrays; with `evaluate` also "evaluate": what
@@ -79,8 +88,10 @@ def train(
 
     Raises:
       TypeError, ValueError: as `fit`; rows to evaluate and a loss that is not `fgd.supervised`;
-        evaluations between two entries of the history; a stream that ends early or changes its
-        shapes.
+        evaluations or checkpoints between two entries of the history; a stream that ends early or
+        changes its shapes; checkpoints of another run.
+      DivergedError: the loss or the parameters are not finite.
+      OSError: a checkpoint or a log can't be written, or another run has the directory.
 
     Example:
       >>> import fgd, jax
@@ -101,18 +112,35 @@ def train(
     known = [leaf for _, leaf in leaves("train", "data", arrays)] + jax.tree.leaves(state)
     if not all(map(is_concrete, known)):
         raise TypeError("train: inside jit, vmap or grad, use fit; train is a program around it")
+    if on_divergence not in ("raise", "continue"):
+        raise ValueError(
+            f'train: on_divergence must be "raise" or "continue", got {on_divergence!r}'
+        )
     run = prepare("train", step, state, data, options)
-    look = _look(step, evaluate, stop_when)
-    schedule = _schedule(run, look is not None, evaluate_every)
+    look = look_of(step, evaluate, stop_when)
+    schedule = schedule_of(run, look is not None, evaluate_every)
+    check_checkpoints(checkpoints, step, run, evaluate)
     if is_multi_process(run.plan.mesh) and jax.process_index() > 0:  # process 0 speaks for all
         progress, log = False, None
-    with Interrupts() as interrupts, Bar(run.steps, progress) as bar, open_log(log) as write:
-        record = Record(run.state, schedule.first, run.plan.record_every, bar, write)
-        try:
-            _drive(step, run, schedule, record, interrupts, look)
-        except BaseException as error:
-            _leave(error, record)
-            raise
+    record = Record(run.state, schedule.first, run.plan.record_every)
+    try:
+        with Interrupts() as interrupts, saving(checkpoints, step, run) as saver:
+            if saver is not None:
+                saver.resume(record)
+            place, resumed = (saver.place, saver.resumed) if saver is not None else (None, None)
+            with (
+                open_log(log, place, resumed) as record.log,
+                Bar(run.steps, progress, record.done) as record.bar,
+            ):
+                asked = _drive(
+                    step, run, schedule, record, interrupts, look, saver, on_divergence == "raise"
+                )
+        end(
+            asked or interrupts.asked, record.done, run.steps, checkpoints and str(checkpoints.path)
+        )
+    except BaseException as error:
+        _leave(error, record)
+        raise
     return record.state, record.history()
 
 
@@ -122,80 +150,43 @@ def _drive(
     schedule: Schedule,
     record: Record,
     interrupts: Interrupts,
-    look: Callable[[Record], bool] | None,
-) -> None:
-    """Call after call, to the end of the run or to what ends it before."""
+    look: Look | None,
+    saver: Saver | None,
+    check: bool,
+) -> int:
+    """Call after call, to the end of the run or to the signal that ends it, which it returns."""
     mesh, every, pace = run.plan.mesh, run.plan.record_every, Pace()
+    spread = is_multi_process(mesh)
     if isinstance(run.data, Stream):
-        advance = of_stream(step, run.data.batches, run.plan, run.steps)
+        saw = saver.saw if saver is not None else None
+        advance = of_stream(step, run.data.batches, run.plan, run.steps, check, saw)
     else:
-        advance = of_arrays(step, run.data, run.plan)
+        advance = of_arrays(step, run.data, run.plan, check)
+    if check and (what := fault(run.plan, record.state, {})):
+        raise DivergedError(what, schedule.first + record.done)
+    if saver is not None:
+        saver.begin(record)
+        if saver.stopped or (saver.resumed is not None and record.done == run.steps):
+            return 0
     while True:
-        stop_at = schedule.next_stop(record.done)
+        look_at = schedule.next_stop(record.done)
+        save_at = min(saver.next_stop(record.done), run.steps) if saver is not None else run.steps
+        stop_at = min(look_at, save_at)
         records = min((stop_at - record.done) // every, pace.records)
         start = time.perf_counter()
         advance(record, records)
-        seconds, asked = agree(mesh, time.perf_counter() - start, interrupts.asked)
+        seconds, _ = agree(mesh, time.perf_counter() - start, False)
         pace.learn(records, seconds)
-        if asked and record.done < run.steps:
-            warn_interrupted(record.done, run.steps)
-            return
-        if look is not None and record.done == stop_at:
-            _, stop = agree(mesh, 0.0, look(record))
-            if stop:
-                return
-        if record.done >= run.steps:
-            return
-
-
-def _schedule(run: Run, watched: bool, evaluate_every: Any) -> Schedule:
-    if evaluate_every is not None:
-        evaluate_every = count("train", "evaluate_every", evaluate_every, least=1)
-        if not watched:
-            raise ValueError(
-                f"train: evaluate_every={evaluate_every} says when to evaluate, but there is "
-                "neither evaluate nor stop_when"
-            )
-    elif watched and isinstance(run.data, Stream):
-        raise ValueError(
-            "train: a stream has no epochs; give evaluate_every, the steps between two evaluations"
-        )
-    every = evaluate_every or (run.plan.steps_per_epoch if watched else None)
-    schedule = Schedule(int(run.state.step), run.steps, every)
-    what = "evaluate_every" if evaluate_every else "an epoch; give evaluate_every"
-    schedule.check(run.plan.record_every, what)
-    return schedule
-
-
-def _look(step: Step, evaluate: Any, stop_when: Any) -> Callable[[Record], bool] | None:
-    """Evaluates what a run has reached, and asks whether that is enough; None: nothing is asked."""
-    if stop_when is not None:
-        require_callable("train", "stop_when", stop_when, " of (state, metrics)")
-    if evaluate is None and stop_when is None:
-        return None
-    measure = None if evaluate is None else _measure(step, evaluate)
-
-    def look(record: Record) -> bool:
-        metrics: dict[str, Any] = record.means()
-        if measure is not None:
-            metrics["evaluate"] = record.evaluated(measure(local(record.state)))
-        return stop_when is not None and bool(stop_when(record.state, metrics))
-
-    return look
-
-
-def _measure(step: Step, evaluate: Any) -> Evaluate:
-    if callable(evaluate):
-        function: Any = evaluate
-        return function
-    if not isinstance(step.loss_fn, Supervised):
-        raise TypeError(
-            "train: evaluate is rows, but the loss of this step does not know its values row by "
-            "row; make it with fgd.supervised, or give a function evaluate(state) -> dict"
-        )
-    count_rows("train", evaluate, "evaluate")
-    rows = on_device("train", "evaluate", evaluate)
-    return lambda state: evaluated(step.loss_fn, state, rows)
+        asked = interrupts.asked
+        seen, stop = look(record) if look is not None and record.done == look_at else (None, False)
+        asked, term, stop = on_all(spread, bool(asked), asked == signal.SIGTERM, stop)
+        is_end = stop or asked or record.done >= run.steps
+        if saver is not None:
+            value, is_best = saver.value(seen)
+            if is_end or is_best or record.done == save_at:
+                saver.save(record, value, stop)
+        if is_end:
+            return signal.SIGTERM if term else signal.SIGINT if asked else 0
 
 
 def _leave(error: BaseException, record: Record) -> None:

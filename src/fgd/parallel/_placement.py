@@ -1,6 +1,7 @@
 """Devices in a mesh, and what lies where on them."""
 
 import hashlib
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeGuard
 
@@ -148,6 +149,34 @@ def agree(mesh: Mesh | None, seconds: float, stop: bool) -> tuple[float, bool]:
         return seconds, stop
     all_of_them = _jax.all_gather(np.array([seconds, stop], np.float32))
     return float(all_of_them[0, 0]), bool(all_of_them[:, 1].any())
+
+
+def is_spread(tree: PyTree) -> bool:
+    """Whether some array of a tree lies on several processes, which then act together."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return any(not leaf.is_fully_addressable for leaf in arrays)
+
+
+def on_all(spread: bool, *flags: bool) -> tuple[bool, ...]:
+    """Each flag, true where it is on any process of a spread run."""
+    if not spread:
+        return flags
+    return tuple(bool(x) for x in _jax.all_gather(np.array(flags)).any(axis=0))
+
+
+def attempt(caller: str, spread: bool, action: Callable[[], None] | None) -> None:
+    """`action()`; all processes of a spread run learn of it if it fails on one of them."""
+    failure = None
+    try:
+        if action is not None:
+            action()
+    except Exception as error:
+        failure = error
+    (failed,) = on_all(spread, failure is not None)
+    if failure is not None:
+        raise failure
+    if failed:
+        raise RuntimeError(f"{caller}: it failed on another process; see what that one wrote")
 
 
 def local(tree: PyTree) -> PyTree:

@@ -1,0 +1,49 @@
+"""What is evaluated on the way, and who is asked whether it is enough."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fgd._checks import require_callable
+from fgd._run.evaluate import evaluate as evaluated
+from fgd._run.state import TrainState
+from fgd._run.step import Step
+from fgd._run.supervised import Supervised
+from fgd._train.record import Part, Record
+from fgd._trees import count_rows, on_device
+from fgd.parallel._placement import local
+
+Evaluate = Callable[[TrainState], dict[str, Any]]
+StopWhen = Callable[[TrainState, dict[str, Any]], Any]
+Look = Callable[[Record], tuple[Part | None, bool]]  # what was evaluated, and whether to stop
+
+
+def look_of(step: Step, evaluate: Any, stop_when: Any) -> Look | None:
+    """Evaluates what a run has reached, and asks whether that is enough; None: nothing is asked."""
+    if stop_when is not None:
+        require_callable("train", "stop_when", stop_when, " of (state, metrics)")
+    if evaluate is None and stop_when is None:
+        return None
+    measure = None if evaluate is None else _measure(step, evaluate)
+
+    def look(record: Record) -> tuple[Part | None, bool]:
+        metrics: dict[str, Any] = record.means()
+        if measure is not None:
+            metrics["evaluate"] = record.evaluated(measure(local(record.state)))
+        stop = stop_when is not None and bool(stop_when(record.state, metrics))
+        return metrics.get("evaluate"), stop
+
+    return look
+
+
+def _measure(step: Step, evaluate: Any) -> Evaluate:
+    if callable(evaluate):
+        function: Any = evaluate
+        return function
+    if not isinstance(step.loss_fn, Supervised):
+        raise TypeError(
+            "train: evaluate is rows, but the loss of this step does not know its values row by "
+            "row; make it with fgd.supervised, or give a function evaluate(state) -> dict"
+        )
+    count_rows("train", evaluate, "evaluate")
+    rows = on_device("train", "evaluate", evaluate)
+    return lambda state: evaluated(step.loss_fn, state, rows)

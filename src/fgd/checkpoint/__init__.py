@@ -1,0 +1,3 @@
+"""Checkpoints of runs: written by Orbax, verified when they are read."""
+
+from fgd.checkpoint._checkpoints import Checkpoints as Checkpoints
