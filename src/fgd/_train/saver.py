@@ -175,14 +175,14 @@ class Saver:
 
     def _read(self, about: About) -> tuple[PyTree, list[Any]]:
         """State and history of a checkpoint; MisfitError if it is not one of this run's."""
-        if problem := _arrays.misfit(about["leaves"], self._run.state):
-            raise MisfitError(
-                f"train: {self._folder.path} is of another model or optimizer: {problem}"
-            )
         if "run" not in about:
             raise MisfitError(
                 f"train: {self._folder.path} has states that were saved by hand; give another "
                 "directory, and train from what checkpoints.restore gives"
+            )
+        if problem := _arrays.misfit(about["leaves"], self._run.state):
+            raise MisfitError(
+                f"train: {self._folder.path} is of another model or optimizer: {problem}"
             )
         theirs = about["run"]
         if self._first == theirs["start"]:

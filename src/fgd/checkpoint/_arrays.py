@@ -127,7 +127,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     return [name for name, a, b in both if a and b and a != b] + sorted(ours.keys() ^ theirs.keys())
 
 
-def sha256(values: np.ndarray) -> str:
+def sha256(values: np.ndarray | np.generic) -> str:
     """The digest of an array's numbers."""
     return hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data).hexdigest()
 
