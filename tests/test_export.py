@@ -228,7 +228,7 @@ def test_one_batch_size(tmp_path):
     save(tmp_path / "a", step, state, jnp.ones(4), any_batch=False)
     shipped = load(tmp_path / "a")
     assert same(shipped(state, jnp.ones(4))[0]["params"], step(state, jnp.ones(4))[0].params)
-    with pytest.raises(ValueError, match=r"Shape mismatch.*\(4,\) and called with \(5,\)"):
+    with pytest.raises(ValueError, match=r"artifact: batch is float32\[5\], expected float32\[4\]"):
         shipped(shipped.arrays, jnp.ones(5))
 
 
@@ -275,3 +275,64 @@ def test_a_model_with_arrays_of_its_own(tmp_path):
     predict = load(tmp_path / "a")
     assert set(predict.arrays) >= {"params.scale", "model_state.batch_stats.mean"}
     np.testing.assert_allclose(predict(x), expected, rtol=1e-6)
+
+
+def test_inputs_that_do_not_fit(tmp_path):
+    """What was given and what is expected, of every leaf; not JAX's own words."""
+    params = MLP.init(KEY)
+    save(tmp_path / "a", MLP, params, images(3))
+    predict = load(tmp_path / "a")
+    step = fgd.train_step(loss, fgd.sgd(0.1))
+    state = step.init(params)
+    save(tmp_path / "b", step, state, batches()[0])
+    train, (x, y) = load(tmp_path / "b"), batches()[0]
+    wrong = {
+        "x is float32[3, 4], expected float32[rows, 2, 2]": (predict, jnp.ones([3, 4])),
+        "x is float32[3, 2, 3], expected float32[3, 2, 2]": (predict, jnp.ones([3, 2, 3])),
+        "x is int32[3, 2, 2], expected float32[3, 2, 2]": (predict, jnp.ones([3, 2, 2], int)),
+        "x is float32[0, 2, 2], expected float32[rows, 2, 2], of one row at least": (
+            predict,
+            jnp.ones([0, 2, 2]),
+        ),
+        "missing x; left over x['a']": (predict, {"a": x}),
+        "missing x": (predict, None),
+        "batch[1] is int32[3], expected int32[4]": (train, state, (x, y[:3])),
+        "missing batch[1]": (train, state, (x,)),
+        "left over batch[2]": (train, state, (x, y, y)),
+        "missing state['params.1.b'], state['params.1.w']": (
+            train,
+            {name: x for name, x in train.arrays.items() if "params.1" not in name},
+            (x, y),
+        ),
+    }
+    for message, (program, *inputs) in wrong.items():
+        with pytest.raises(ValueError, match=f"^artifact: {re.escape(message)}"):
+            program(*inputs)
+    for message, (program, *inputs) in {
+        "takes state and batch, got an array float32[4, 2, 2]": (train, x),
+        "takes x, got nothing": (predict,),
+        "x is 'no', expected an array": (predict, "no"),
+    }.items():
+        with pytest.raises(TypeError, match=f"^artifact: {re.escape(message)}"):
+            program(*inputs)
+    predict.arrays["0.w"] = jnp.ones(3)
+    with pytest.raises(ValueError, match=r"artifact: arrays\['0.w'\] is float32\[3\], expected fl"):
+        predict(x)
+    assert same(train(state, [x, y]), train(state, (x, y)))  # a list does as well
+
+
+def test_inputs_are_checked_once(tmp_path, compiled):
+    """As they are traced: a program that has run takes its inputs as they come."""
+    save(tmp_path / "a", MLP, MLP.init(KEY), images(3))
+    predict = load(tmp_path / "a")
+    predict(images(3))
+    before = compiled()
+    predict(images(3))
+    assert compiled() == before
+
+
+def test_float64_is_not_rounded(tmp_path, x64):
+    save(tmp_path / "a", lambda w, x: w * x, np.float64(1) / 3, jnp.ones(2))
+    assert load(tmp_path / "a")(jnp.ones(2)).dtype == "float64"
+    with jax.enable_x64(False), pytest.raises(ValueError, match="float64, which JAX would round"):
+        load(tmp_path / "a")

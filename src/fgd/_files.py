@@ -34,10 +34,12 @@ def atomic(caller: str, path: Any, overwrite: bool) -> Iterator[Path]:
 
 
 def regular(caller: str, path: Path) -> Path:
-    """`path`, if it is a file: a pipe would wait for a writer."""
-    if not path.exists():
-        raise FileNotFoundError(f"{caller}: there is no file {path}")
-    if not stat.S_ISREG(path.stat().st_mode):
+    """`path`, if a file is there: a pipe would wait for a writer, and a device may have no end."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{caller}: there is no file {path}") from error
+    if not stat.S_ISREG(mode):
         raise ValueError(f"{caller}: {path} is no file: a directory, a pipe or a device")
     return path
 

@@ -1,7 +1,9 @@
 """Real handwritten digits, from wherever they can be had, without TensorFlow."""
 
+import io
 import json
 import os
+import re
 import sys
 import urllib.request
 from collections.abc import Callable
@@ -12,10 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fgd.data._idx import FULL, Arrays, Loaded, checked, parse_idx, read_idx
+from fgd import _files
+from fgd.data._idx import FULL, Arrays, Loaded, checked, parse_idx, read_idx, verified
 
 Split = tuple[jax.Array, jax.Array]
 SAMPLE = {"train": 4_000, "test": 1_000}
+_SAMPLE_SIZE = 830_666
+_SAMPLE_SHA256 = "e63a7b3d1be0ba02d90073624ab9c035e58d090139fefc2a69d83a9a7337907f"
 
 
 class MNIST(NamedTuple):
@@ -49,7 +54,8 @@ def mnist(source: str = "auto", data_dir: str | os.PathLike[str] | None = None) 
       The digits; what was used is also said on standard error.
 
     Raises:
-      ValueError: an unknown source, or files that are not MNIST (checksum, shape, labels).
+      ValueError: an unknown source, or files that are not MNIST: directories or pipes, of another
+        length or checksum, damaged. Little more is read of them than MNIST has.
       OSError: what was demanded is not there (FileNotFoundError) or can't be downloaded
         (ConnectionError; without a network within seconds).
 
@@ -89,20 +95,41 @@ def _from_tfds(directory: Path | None) -> Loaded:
     prepared = [
         info.parent
         for info in sorted(home.glob("mnist/*/dataset_info.json"))
-        if _file_format(info) == "array_record"
+        if _description(info).get("fileFormat") == "array_record"
     ]
     if not prepared:
         raise FileNotFoundError(f"mnist: no TFDS copy prepared as array_record in {home}")
+    return *read_tfds(prepared[-1], FULL), f"TFDS, {prepared[-1]}"
+
+
+def read_tfds(folder: Path, expected: dict[str, int]) -> tuple[Arrays, Arrays]:
+    """What TFDS wrote as array_record."""
     import tensorflow_datasets as tfds
 
-    builder: Any = tfds.builder_from_directory(prepared[-1])
+    for path in (*folder.glob("features.json"), *folder.glob("mnist-*")):
+        if _files.regular("mnist", path).stat().st_size > 2**26:  # all of them have 21 MB
+            raise ValueError(f"mnist: {path} is no part of MNIST: it is far too large")
 
     def split(name: str) -> Arrays:
-        rows = list(builder.as_data_source(name))
-        images = np.array([row["image"] for row in rows], np.uint8).reshape(-1, 28, 28)
-        return images, np.array([row["label"] for row in rows], np.int32)
+        rows, n = builder.as_data_source(name), expected[name]
+        if len(rows) != n:
+            raise ValueError(f"it holds {len(rows):,} rows for {name}, expected {n:,}")
+        images, labels = np.empty((n, 28, 28), np.uint8), np.empty(n, np.int32)
+        for i, row in enumerate(rows):
+            images[i], labels[i] = row["image"].reshape(28, 28), row["label"]
+        return images, labels
 
-    return *checked(split("train"), split("test"), FULL, prepared[-1]), f"TFDS, {prepared[-1]}"
+    try:
+        builder: Any = tfds.builder_from_directory(folder)
+        train, test = split("train"), split("test")
+    except MemoryError:
+        raise
+    except Exception as error:  # of many kinds, by TFDS, protobuf, array_record and Pillow
+        what = str(error)[:200]  # it may quote a file
+        raise ValueError(
+            f"mnist: {folder} is no whole TFDS copy of MNIST ({what}); remove it"
+        ) from error
+    return checked(train, test, expected, folder)
 
 
 def _download(directory: Path | None, base_url: str | None = None) -> Loaded:
@@ -131,11 +158,20 @@ def _download(directory: Path | None, base_url: str | None = None) -> Loaded:
     return *parse_idx(paths), f"{base_url}, kept in {downloads}"
 
 
-def _file_format(info: Path) -> str | None:
+def _description(path: Path) -> dict[str, Any]:
+    """What TFDS says of a copy, if it is a description and names no file elsewhere."""
+    if _files.regular("mnist", path).stat().st_size > 2**20:
+        raise ValueError(f"mnist: {path} is no description of MNIST: it is far too large")
     try:
-        return json.loads(info.read_text()).get("fileFormat")
-    except ValueError as error:
-        raise ValueError(f"mnist: {info} is not JSON ({error}); remove that copy") from error
+        described = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"mnist: {path} is not JSON ({error}); remove that copy") from error
+    if not isinstance(described, dict):
+        raise ValueError(f"mnist: {path} is no description of a TFDS copy; remove that copy")
+    names = json.dumps([described.get("name"), described.get("splits")])
+    if re.search(r"[/\\]", names):  # TFDS makes paths of them
+        raise ValueError(f"mnist: {path} names files elsewhere; remove that copy")
+    return described
 
 
 def _tfds_home() -> Path:
@@ -152,8 +188,9 @@ def _require_network(url: str) -> None:
 
 def _from_sample(directory: Path | None) -> Loaded:
     del directory
-    with resources.files("fgd.data").joinpath("mnist_sample.npz").open("rb") as file:
-        sample = dict(np.load(file))
+    with resources.as_file(resources.files("fgd.data").joinpath("mnist_sample.npz")) as path:
+        content = verified(path, "the sample that fgd has", _SAMPLE_SIZE, _SAMPLE_SHA256)
+    sample = dict(np.load(io.BytesIO(content), allow_pickle=False))
     train = sample["train_images"], sample["train_labels"]
     test = sample["test_images"], sample["test_labels"]
     where = "the sample that comes with fgd, NOT the full set"

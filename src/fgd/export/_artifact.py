@@ -1,18 +1,17 @@
 """Models and training steps as files that JAX alone can run."""
 
 import hashlib
-import io
+import itertools
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.export
 import jax.numpy as jnp
-import numpy as np
 
 from fgd import _files, _trees
 from fgd._checks import PyTree, describe, require_callable
@@ -21,6 +20,7 @@ from fgd._run.signature import read_signature
 from fgd._run.state import TrainState
 from fgd._run.step import Step
 from fgd.export import _program
+from fgd.export._arrays import npz, unzipped
 from fgd.models._model import Model, Variables
 
 # A file: eight bytes that say what it is; the lengths of program and arrays, of eight bytes each;
@@ -48,11 +48,15 @@ class Artifact:
         return f"Artifact({kind} of {_trees.summary(self.arrays)}: {names})"
 
     def __call__(self, *inputs: PyTree) -> PyTree:
-        inputs = tuple(_trees.on_device("artifact", "input", x) for x in inputs)
-        if not self._is_step:
-            return self._call(self.arrays, *map(_program.plain, inputs))
-        state, *batch = inputs
-        return self._call(_program.encoded(state), *map(_program.plain, batch))
+        names = ("state", "batch") if self._is_step else ("x",)
+        if len(inputs) != len(names):
+            raise TypeError(
+                f"artifact: takes {' and '.join(names)}, got "
+                f"{', '.join(map(describe, inputs)) or 'nothing'}"
+            )
+        *state, x = map(partial(_trees.on_device, "artifact"), names, inputs)
+        arrays = _program.encoded(state[0]) if state else self.arrays
+        return self._call(arrays, _program.plain(x))
 
 
 def save(
@@ -131,7 +135,7 @@ def save(
         ]
         params = jax.tree.unflatten(jax.tree.structure(params), leaves)
         program = _program.exported(apply, params, sample, any_batch)
-        arrays = _npz(_program.encoded(params))
+        arrays = npz(_program.encoded(params))
         head = _STEP if isinstance(apply, Step) else _MODEL
         head += len(program).to_bytes(8, "little") + len(arrays).to_bytes(8, "little")
         digest = hashlib.sha256()
@@ -145,16 +149,24 @@ def save(
 def load(path: str | os.PathLike[str]) -> Artifact:
     """Reads what `save` wrote, after its digest says that it is whole.
 
+    Load only what you trust. An artifact is a program: the digest guards against accidents, not
+    against people, who can make another. A program altered on purpose can compute anything, call
+    whatever jaxlib has to be called, or crash the interpreter.
+
     Args:
       path: the file.
 
     Returns:
       A function, compiled once for each number of rows: `artifact(x) -> y` of a model;
       `artifact(state, batch) -> (state, metrics)` of a step, to start from `artifact.arrays` or a
-      TrainState.
+      TrainState. Inputs of another structure, shape or dtype than the program's are a ValueError
+      that names them.
 
     Raises:
-      ValueError: the file is not fgd's, cut short, too long or damaged; says which.
+      OSError: the file does not exist (FileNotFoundError) or can't be read.
+      ValueError: it is a directory or a pipe, not fgd's, cut short, too long or damaged; says
+        which, and before more than its head is read if its length is wrong. Or its program is one
+        that this version of JAX can't read; float64 while JAX is without it.
 
     Example:
       >>> import fgd, jax.numpy as jnp, tempfile
@@ -167,33 +179,37 @@ def load(path: str | os.PathLike[str]) -> Artifact:
       (1.0, 1)
     """
     _files.require("export.load", "flatbuffers", "export")
-    content = memoryview(Path(path).read_bytes())
-    kind, size = bytes(content[:8]), len(content)
-    if kind not in (_MODEL, _STEP):
-        raise ValueError(f"export.load: {path} is no file of fgd.export.save, of this version")
-    middle = _HEAD + int.from_bytes(content[8:16], "little")
-    end = middle + int.from_bytes(content[16:24], "little")
-    if size != end + _DIGEST:
-        problem = "cut short" if size < end + _DIGEST else "too long"
-        raise ValueError(f"export.load: {path} is {problem}: {size} of {end + _DIGEST} bytes")
-    if hashlib.sha256(content[:end]).digest() != content[end:]:
+    path = _files.regular("export.load", Path(path))
+    with open(path, "rb") as file:
+        size, head = os.fstat(file.fileno()).st_size, file.read(_HEAD)
+        kind, *lengths = head[:8], head[8:16], head[16:]
+        if kind not in (_MODEL, _STEP):
+            raise ValueError(f"export.load: {path} is no file of fgd.export.save, of this version")
+        middle, end = itertools.accumulate(int.from_bytes(n, "little") for n in lengths)
+        whole = _HEAD + end + _DIGEST
+        if size != whole:
+            problem = "cut short" if size < whole else "too long"
+            raise ValueError(f"export.load: {path} is {problem}: {size} of {whole} bytes")
+        body, digest = memoryview(file.read(end)), file.read(_DIGEST)
+    sha256 = hashlib.sha256(head)
+    sha256.update(body)
+    if sha256.digest() != digest:
         raise ValueError(f"export.load: {path} is damaged: its content is not what was saved")
-    program = jax.export.deserialize(bytearray(content[_HEAD:middle]))
-    with np.load(io.BytesIO(content[middle:end]), allow_pickle=False) as arrays:
-        values = {name: _trees.exactly("export.load", name, arrays[name]) for name in arrays}
-    return Artifact(values, jax.jit(program.call), kind == _STEP)
+    names = ("arrays", "x") if kind == _MODEL else ("state", "batch")
+    program, expected = _program.imported(f"export.load: {path}", body[:middle], names)
+    try:
+        arrays = unzipped(body[middle:])
+    except MemoryError:
+        raise
+    except Exception as error:  # of many kinds, by zipfile and NumPy
+        what = str(error)[:200]  # it may quote the file
+        raise ValueError(f"export.load: {path} has no arrays to be read ({what})") from error
+    if problem := _program.difference(names, expected[:1], (arrays,)):
+        raise ValueError(f"export.load: {path} lacks the arrays of its program: {problem}")
+    values = {name: _trees.exactly("export.load", name, value) for name, value in arrays.items()}
+    return Artifact(values, program, kind == _STEP)
 
 
 def _of_variables(apply: Callable[..., Any]) -> Callable[[Variables, PyTree], PyTree]:
     """A model with arrays of its own as a function of both and an input."""
     return lambda variables, x: apply(*variables, x)[0]
-
-
-def _npz(arrays: dict[str, jax.Array]) -> bytes:
-    """What `np.load` reads; `np.savez` itself has no room for an array named "file"."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as folder:
-        for name, value in arrays.items():
-            with folder.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asarray(value), allow_pickle=False)
-    return buffer.getvalue()

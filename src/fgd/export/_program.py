@@ -1,5 +1,6 @@
 """A model or a step as a StableHLO program of plain trees: dicts, lists and tuples of arrays."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,10 +9,10 @@ import numpy as np
 from jax.tree_util import keystr
 
 from fgd import _jax
-from fgd._checks import PyTree
+from fgd._checks import PyTree, spec
 from fgd._keys import has_keys
 from fgd._run.step import Step
-from fgd._trees import count_rows, named, shape
+from fgd._trees import count_rows, misfit, named, shape
 
 _KNOWN = (dict, list, tuple, type(None))
 _ADVICE = "read their number from the input, x.shape[0], or export just this one: any_batch=False"
@@ -117,3 +118,75 @@ def decoded(kinds: PyTree, arrays: dict[str, jax.Array]) -> PyTree:
 
     leaves = [decode(arrays[name], kind) for name, kind in named("export.save", kinds).items()]
     return jax.tree.unflatten(jax.tree.structure(kinds), leaves)
+
+
+def imported(
+    what: str, content: Any, names: tuple[str, str]
+) -> tuple[Callable[..., Any], tuple[PyTree, PyTree]]:
+    """A function of `exported`'s bytes, which refuses what does not fit; and what does fit.
+
+    Args:
+      what: begins a message about the bytes.
+      content: the bytes.
+      names: of the two arguments, for a message about them.
+    """
+    try:
+        program = jax.export.deserialize(bytearray(content))
+        (arrays, inputs), _ = jax.tree.unflatten(program.in_tree, program.in_avals)
+    except MemoryError:
+        raise
+    except Exception as error:  # of many kinds: the reader takes what it finds for granted
+        raise ValueError(
+            f"{what} has no program that JAX {jax.__version__} can read: it is another version's, "
+            f"or was altered ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
+    low = jax.export.minimum_supported_calling_convention_version
+    high = jax.export.maximum_supported_calling_convention_version
+    if not low <= program.calling_convention_version <= high:
+        raise ValueError(
+            f"{what} has a program of calling convention {program.calling_convention_version}, "
+            f"JAX {jax.__version__} knows {low} to {high}; save it with a version like this"
+        )
+    expected = arrays, inputs
+
+    def call(*given: PyTree) -> PyTree:  # traced, so this costs a known kind of inputs nothing
+        if problem := difference(names, expected, given):
+            raise ValueError(f"artifact: {problem}")
+        leaves = [_leaves(names, given)[name] for name in _leaves(names, expected)]
+        return program.call(*jax.tree.unflatten(jax.tree.structure(expected), leaves))
+
+    return jax.jit(call), expected
+
+
+def difference(names: tuple[str, ...], expected: PyTree, given: PyTree) -> str:
+    """How what is given differs from what a program takes, in words; empty if in nothing."""
+    wanted, found = _leaves(names, expected), _leaves(names, given)
+    sizes: dict[str, Any] = {}  # of the axes that a program leaves open, as they are met
+
+    def axis(open_: Any, length: Any) -> Any:
+        if isinstance(open_, int) or length == 0:
+            return open_
+        return sizes.setdefault(str(open_), length)
+
+    wrong = []
+    for name in [name for name in wanted if name in found]:
+        want, have = wanted[name], found[name]
+        axes = list(want.shape)
+        if len(axes) == len(have.shape):
+            axes = list(map(axis, axes, have.shape))
+        if (have.dtype, [*have.shape]) != (want.dtype, axes):
+            text = f"{want.dtype}[{', '.join(map(str, axes))}]"
+            rows = ", of one row at least" if 0 in have.shape and 0 not in axes else ""
+            wrong.append(f"{name} is {spec(have)}, expected {text}{rows}")
+    return misfit(
+        [name for name in wanted if name not in found],
+        [name for name in found if name not in wanted],
+        wrong,
+    )
+
+
+def _leaves(names: tuple[str, ...], trees: PyTree) -> dict[str, Any]:
+    return {
+        names[path[0].idx] + keystr(path[1:]): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(trees)
+    }

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-import stat
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import ml_dtypes
@@ -21,6 +21,7 @@ _DTYPES = {
     "F16": "float16", "F32": "float32", "F64": "float64", "C64": "complex64",
     "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
+_LONGEST = 100_000_000  # header, as the format has it
 
 
 def save(path: str | os.PathLike[str], tree: PyTree, *, overwrite: bool = False) -> None:
@@ -65,7 +66,7 @@ def load(path: str | os.PathLike[str], like: PyTree = None) -> PyTree:
     """Reads a safetensors file, of any origin.
 
     Its header is checked before anything else is read: a file of any size that is not what it
-    should be is refused at once.
+    should be, or does not fit `like`, is refused at once.
 
     Args:
       path: the file.
@@ -91,22 +92,16 @@ def load(path: str | os.PathLike[str], like: PyTree = None) -> PyTree:
       >>> bool((loaded[1]["w"] == params[1]["w"]).all())
       True
     """
-    arrays, keys = _read(Path(path))
-    if like is None:
+    path = _files.regular("interop.load", Path(path))
+    with open(path, "rb") as file:
+        entries, metadata = _header(path, file)
+        wanted = None if like is None else _trees.named("interop.load", like)
+        if wanted is not None:
+            _require_fit(path, entries, wanted)
+        arrays = {name: _values(path, file, name, entry) for name, entry in entries.items()}
+    keys = _kinds_of_keys(path, arrays, metadata)
+    if wanted is None:
         return arrays
-    wanted = _trees.named("interop.load", like)
-    shapes = {name: _trees.shape(leaf) for name, leaf in wanted.items()}
-    problem = _trees.misfit(
-        [name for name in wanted if name not in arrays],
-        [name for name in arrays if name not in wanted],
-        [
-            f"{name} is {spec(arrays[name])}, expected {spec(shape)}"
-            for name, shape in shapes.items()
-            if name in arrays and spec(arrays[name]) != spec(shape)
-        ],
-    )
-    if problem:
-        raise ValueError(f"interop.load: {path} does not fit like: {problem}")
 
     def leaf(name: str, wanted: Any) -> jax.Array:
         value = _trees.exactly("interop.load", name, arrays[name])
@@ -139,43 +134,88 @@ def _arrays(tree: PyTree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     }
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """What `_arrays` made a file of."""
-    _files.require("interop.load", "safetensors", "interop")
-    import safetensors
+class _Entry(NamedTuple):
+    shape: list[int]
+    dtype: np.dtype[Any]
+    begin: int  # of its bytes in the file
+    end: int
 
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for a writer
-        raise ValueError(f"interop.load: {path} is no file: a directory, a pipe or a device")
+
+def _header(path: Path, file: BinaryIO) -> tuple[dict[str, _Entry], dict[str, str]]:
+    """What a file says that it holds, if its length and the format agree; reads no more of it."""
+    there = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    start = 8 + length
     try:
-        with safetensors.safe_open(path, "numpy") as file:  # reads no more than the header
-            metadata = file.metadata() or {}
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"interop.load: {path} is no whole safetensors file: {error}") from error
-    arrays: dict[str, np.ndarray] = {}
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        for name, entry in json.loads(file.read(size)).items():
-            if name == "__metadata__":
-                continue
-            if entry["dtype"] not in _DTYPES:
-                raise ValueError(f"interop.load: {path}: {name} is {entry['dtype']}, unknown here")
-            dtype = np.dtype(getattr(ml_dtypes, _DTYPES[entry["dtype"]], _DTYPES[entry["dtype"]]))
-            begin, end = entry["data_offsets"]
-            file.seek(8 + size + begin)
-            values = np.fromfile(file, dtype, (end - begin) // dtype.itemsize)
-            try:
-                arrays[name] = values.reshape(entry["shape"])
-            except (ValueError, OverflowError) as error:  # more axes than NumPy has, or longer ones
-                raise ValueError(f"interop.load: {path}: {name}: {error}") from error
+        if length > _LONGEST or start > there:
+            raise ValueError(f"of {there} bytes, {length} should be its header")
+        header = json.loads(file.read(length).decode())
+        metadata = header.pop("__metadata__", None)
+        metadata = {} if metadata is None else metadata
+        "".join(header).encode()  # a name of half a character is none
+        entries = {name: _entry(start, **entry) for name, entry in header.items()}
+        end = start
+        for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
+            if entry.begin != end or entry.end - end != entry.dtype.itemsize * prod(entry.shape):
+                raise ValueError(f"{name!r} is not where it should be, or not as long")
+            end = entry.end
+        if end != there:
+            raise ValueError(f"it has {there} bytes, its arrays end at {end}")
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("its metadata are not texts")
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
+        what = str(error)[:200]  # it may quote the header
+        raise ValueError(f"interop.load: {path} is no whole safetensors file: {what}") from error
+    return entries, metadata
+
+
+def _entry(start: int, *, dtype: str, shape: list[int], data_offsets: list[int]) -> _Entry:
+    name = _DTYPES.get(dtype)
+    if name is None:
+        raise ValueError(f"{dtype!r} is a dtype unknown here")
+    begin, end = data_offsets
+    if any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
+        raise ValueError(f"{shape} and {data_offsets} are not all counts")
+    return _Entry(shape, np.dtype(getattr(ml_dtypes, name, name)), start + begin, start + end)
+
+
+def _require_fit(path: Path, entries: dict[str, _Entry], wanted: dict[str, Any]) -> None:
+    shapes = {name: _trees.shape(leaf) for name, leaf in wanted.items()}
+    problem = _trees.misfit(
+        [name for name in wanted if name not in entries],
+        [name for name in entries if name not in wanted],
+        [
+            f"{name} is {spec(entries[name])}, expected {spec(shape)}"
+            for name, shape in shapes.items()
+            if name in entries and spec(entries[name]) != spec(shape)
+        ],
+    )
+    if problem:
+        raise ValueError(f"interop.load: {path} does not fit like: {problem}")
+
+
+def _values(path: Path, file: BinaryIO, name: str, entry: _Entry) -> np.ndarray:
+    file.seek(entry.begin)
+    values = np.fromfile(file, entry.dtype, prod(entry.shape))
+    try:
+        return values.reshape(entry.shape)
+    except (ValueError, OverflowError) as error:  # more axes than NumPy has, or longer ones
+        raise ValueError(f"interop.load: {path}: {name}: {error}") from error
+
+
+def _kinds_of_keys(
+    path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]
+) -> dict[str, str]:
+    """Which arrays are PRNG keys, and of what kind, if the digest is that of what was saved."""
     if "sha256" not in metadata:  # another program's file
-        return arrays, {}
+        return {}
     try:
         keys = json.loads(metadata.get("keys", ""))
     except (ValueError, RecursionError):
         keys = None
     if not isinstance(keys, dict) or metadata["sha256"] != _digest(arrays, keys):
         raise ValueError(f"interop.load: {path} is damaged: its content is not what was saved")
-    return arrays, keys
+    return keys
 
 
 def _digest(arrays: dict[str, np.ndarray], keys: dict[str, str]) -> str:
