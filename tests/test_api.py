@@ -142,8 +142,8 @@ def test_imports_point_one_way():
     graph = {}
     for name, path in FILES.items():
         _, *rest = name.removesuffix(".__init__").split(".")
-        if not rest:
-            continue  # fgd/__init__.py imports everything
+        if not rest or rest[0] == "selfcheck":
+            continue  # fgd/__init__.py imports everything, and a program uses what users do
         used = {module for module in imports(path) if module.split(".")[0] == "fgd"}
         for module in used:
             room = module.split(".")[1]
