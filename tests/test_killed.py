@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-from pathlib import Path
 
 import killed
 import numpy as np
