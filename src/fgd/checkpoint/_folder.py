@@ -23,6 +23,7 @@ FORMAT = 1
 _ABOUT, _ARRAYS, _LOCK = "about.json", "arrays", "lock"
 _STEP, _UNFINISHED = re.compile(r"\d{10}"), re.compile(r"\.\d{10}\.(tmp|old)")
 _MOST = 2**26  # bytes of an about.json that are read
+_SMALL = 2**14  # bytes of what Orbax says of arrays, and of the smallest arrays
 
 _in_use: set[Path] = set()
 _guard = threading.Lock()
@@ -72,6 +73,10 @@ class Folder:
     def load(self, caller: str, about: About, like: PyTree) -> PyTree:
         """The state of a checkpoint; an exception of any kind if it is damaged."""
         folder = self._of(about["step"]) / _ARRAYS
+        for name, (size, digest) in about["files"].items():
+            path = _files.regular(caller, folder / name)
+            if path.stat().st_size != size or digest != _small_digest(path, size):
+                raise ValueError(f"{name} is not what was saved")
         return _arrays.load(caller, folder, about["leaves"], like)
 
     def save(self, caller: str, step: int, tree: PyTree, extra: About, own: Any = None) -> None:
@@ -104,7 +109,11 @@ class Folder:
             parts = sorted(new.glob("part-*"))
             leaves, owned = zip(*(json.loads(part.read_text()) for part in parts), strict=True)
             about = {"format": FORMAT, "fgd": version("fgd"), "step": step, **extra}
-            about |= {"leaves": _arrays.merge(leaves), "own": owned}
+            about |= {
+                "leaves": _arrays.merge(leaves),
+                "own": owned,
+                "files": _manifest(new / _ARRAYS),
+            }
             with (new / _ABOUT).open("w") as file:
                 json.dump(about | {"sha256": _digest(about)}, file, allow_nan=False)
                 file.flush()
@@ -202,6 +211,21 @@ def _lock(caller: str, path: Path) -> Callable[[], None]:
             _in_use.discard(real)
 
     return free
+
+
+def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and digest of every file: what Orbax would stumble over is found before it reads."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sizes = {path: path.stat().st_size for path in files}
+    return {
+        path.relative_to(folder).as_posix(): (size, _small_digest(path, size))
+        for path, size in sizes.items()
+    }
+
+
+def _small_digest(path: Path, size: int) -> str:
+    """The digest of a small file; "" of a large one, whose numbers have digests of their own."""
+    return sha256(path.read_bytes()).hexdigest() if size <= _SMALL else ""
 
 
 def _digest(about: About) -> str:
