@@ -169,7 +169,7 @@ def host(value: Any) -> Any:
     """NumPy's array, if `value` is one of another framework's, PyTorch's bfloat16 included."""
     if not hasattr(value, "detach"):
         return np.asarray(value) if hasattr(value, "__array__") else value
-    value = value.detach().cpu()
+    value = value.detach().cpu().resolve_conj().resolve_neg()  # views that are yet to be computed
     try:
         return value.numpy()
     except TypeError:  # NumPy lacks bfloat16 and what is smaller, JAX has them

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from fgd import _files, _trees
-from fgd._checks import PyTree, replaced
-from fgd.interop._layers import leaves_of, listed, match
+from fgd._checks import PyTree, describe, replaced
+from fgd.interop._layers import match
+from fgd.interop._leaves import leaves_of, listed
 from fgd.interop._weights import Source, Turn, read, turns
 
 _FLATTENED = (
@@ -40,21 +41,25 @@ def from_torch(
     there are others than dense layers, convolutions and embeddings. A transposed convolution's
     weight then is mirrored for Flax's default, or kept for `transpose_kernel=True`, whichever its
     shape fits; with as many channels out as in it is refused. A state dict has names and shapes
-    only: what becomes "w" or "kernel" is read as a dense layer's or a convolution's, and where in
-    and out are equal, the shape can't contradict. Such a weight is refused if there is a sign that
-    it may be another's: "w" without a bias (an Embedding's), a layer c_attn, c_fc, c_proj or q_attn
-    (GPT-2's Conv1D, [in, out]), a convolution named, say, "deconv" or "ConvTranspose_0".
+    only: what becomes "w" or "kernel" is read as a dense layer's or a convolution's, everything
+    else stays as it is. Refused is what may be another layer's of PyTorch's own: a square "w"
+    without a bias (an Embedding's), a square c_attn, c_fc, c_proj or q_attn (GPT-2's Conv1D,
+    [in, out]), and a convolution (or transposed, or grouped) with as many channels out as in, or
+    some times as many, unless a name says "conv" and none says, say, "up", or `like` is a list of
+    convolutions and then dense layers, as `fgd.models.cnn` has. So is a cube that is no kernel: its
+    channels may come first or last.
 
     *Which layers read a flattened image.* PyTorch flattens it by channel, row, column; here it is
     row, column, channel, and the rows of a kernel are put in that order. Neither names nor types
-    say of which, so a model with convolutions and dense layers needs `flattened`.
+    say of which, so a model with convolutions and layers that may read one needs `flattened`.
 
     Args:
       state_dict: the PyTorch model, or its `state_dict()`: tensors or NumPy arrays by name.
       like: the parameters to fill, arrays or shapes. Flax's may be the whole
         {"params": …, "batch_stats": …}, whose layers are named without the collection.
       names: {PyTorch's layer: layer of `like`}, as {"fc1": "Dense_0"}; others are named alike. ""
-        is what stands outside any layer.
+        is what stands outside any layer. Two may become one if their values are equal, as those of
+        tied layers are: {"head": "table"}.
       flattened: {PyTorch's layer: channels}, as {"fc": 16}: the dense layers (or norms) whose
         inputs are one flattened image of so many channels, and nothing else; {} if there are none.
         Inputs that are an image and more, and results that become an image, keep PyTorch's order:
@@ -77,10 +82,12 @@ def from_torch(
       ((3, 1), 10.0)
     """
     source = read("from_torch", "state_dict", state_dict)
-    given = {key: _trees.host(value) for key, value in source.arrays.items()}
+    given = {key: _host(key, value) for key, value in source.arrays.items()}
     leaves = leaves_of("from_torch", like)
     problem = "from_torch: the state_dict does not fit like"
     pairs = match(problem, given, leaves, names, source.transposed)
+    owners = {key: leaf.name for key, leaf in pairs.items()}
+    _require_one("from_torch: names makes one of two layers that are not equal", owners, given)
     how = turns("from_torch", source, pairs, flattened)
     values = {
         leaf.name: _trees.exactly("from_torch", key, _to_jax(given[key], how[key]))
@@ -128,11 +135,18 @@ def to_torch(
     leaves = leaves_of("to_torch", params)
     if like is None:
         source = Source({}, {})
-        own = {str(ours): theirs for theirs, ours in (names or {}).items()}
-        pairs = {".".join(filter(None, [own.get(x.layer, x.layer), x.kind])): x for x in leaves}
-        if unknown := own.keys() - {leaf.layer for leaf in leaves}:
+        theirs: dict[str, list[str]] = {}
+        for layer, ours in (names or {}).items():
+            theirs.setdefault(str(ours), []).append(str(layer))
+        if unknown := theirs.keys() - {leaf.layer for leaf in leaves}:
             raise ValueError(f"to_torch: names has {listed(unknown)}, no layer of params")
-        if len(pairs) < len(leaves):
+        named = [
+            (".".join(filter(None, [layer, leaf.kind])), leaf)
+            for leaf in leaves
+            for layer in theirs.get(leaf.layer, [leaf.layer])
+        ]
+        pairs = dict(named)
+        if len(pairs) < len(named):
             raise ValueError(f"to_torch: names={names} gives two layers one name")
     else:
         source = read("to_torch", "like", like)
@@ -140,17 +154,58 @@ def to_torch(
         pairs = match(problem, source.arrays, leaves, names, source.transposed)
     how = turns("to_torch", source, pairs, flattened)
 
-    def tensor(key: str, leaf: Any) -> Any:
-        value = _trees.array("to_torch", leaf.name, leaf.value)
-        value = np.array(_to_torch(value, how[key]), order="C")
+    values = {
+        key: np.array(
+            _to_torch(_trees.array("to_torch", leaf.name, leaf.value), how[key]), order="C"
+        )
+        for key, leaf in pairs.items()
+    }
+    owners = {key: _memory(value) or key for key, value in source.arrays.items()}
+    _require_one("to_torch: what is one tensor in like has two values here", owners, values)
+
+    def tensor(value: np.ndarray) -> Any:
         try:
             return torch.from_numpy(value)
         except TypeError:  # NumPy has it from ml_dtypes, PyTorch under the same name
             bits = torch.from_numpy(value.view(f"i{value.itemsize}"))
             return bits.view(getattr(torch, value.dtype.name))
 
-    counters = {key: torch.asarray(x, copy=True) for key, x in source.counters.items()}
-    return {key: tensor(key, leaf) for key, leaf in pairs.items()} | counters
+    counters = {
+        key: torch.zeros(x.shape, dtype=x.dtype)
+        if getattr(x, "is_meta", False)
+        else torch.asarray(x, copy=True)
+        for key, x in source.counters.items()
+    }
+    return {key: tensor(value) for key, value in values.items()} | counters
+
+
+def _host(key: str, value: Any) -> np.ndarray:
+    """The numbers of one of PyTorch's arrays."""
+    try:
+        return _trees.host(value)
+    except Exception as error:  # of as many types as there are kinds of tensors
+        raise ValueError(
+            f"from_torch: {key} is {describe(value)}, whose numbers can't be read ({error}); give "
+            "a model that is loaded, not on the device meta, and dense tensors: a sparse one's "
+            "to_dense(), a quantized one's dequantize()"
+        ) from error
+
+
+def _memory(value: Any) -> Any:
+    """Where a tensor's numbers lie; None of what has none, or not in memory of its own."""
+    try:
+        return (value.data_ptr(), value.shape, value.stride()) if value.data_ptr() else None
+    except (AttributeError, RuntimeError):  # NumPy's; a sparse tensor
+        return None
+
+
+def _require_one(problem: str, owners: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> None:
+    """ValueError where keys of one owner have different values."""
+    first: dict[Any, str] = {}
+    for key, owner in owners.items():
+        other = first.setdefault(owner, key)
+        if values[key].tobytes() != values[other].tobytes():
+            raise ValueError(f"{problem}: {other} and {key} differ")
 
 
 def _to_jax(value: np.ndarray, turn: Turn) -> np.ndarray:
