@@ -287,7 +287,10 @@ def test_named_files(tmp_path):
     asked = json.dumps([[case[0], str(path)] for case, path in zip(cases, paths, strict=True)])
     done = in_little_memory("table", stdin=asked)
     said = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (len(said), done.returncode) == (len(cases), 0), done.stderr[-3000:]
+    if done.returncode:
+        pytest.fail(
+            f"exit status {done.returncode} at {cases[len(said)][:2]}: {done.stderr[-3000:]}"
+        )
     wrong = [
         f"{function}, {name}: {kind}: {text[:300]}"
         for (function, name, _, error, message), path, (kind, text) in zip(
