@@ -70,6 +70,47 @@ def require_callable(caller: str, name: str, value: Any, example: str = "") -> N
         raise TypeError(f"{caller}: {name} must be a function{example}, got {describe(value)}")
 
 
+def require_flag(caller: str, **flags: Any) -> None:
+    """TypeError for what is neither True nor False: "no" would count as True."""
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{caller}: {name} must be True or False, got {describe(value)}")
+
+
+def require_array(caller: str, name: str, x: Any, what: str = "numbers") -> None:
+    """TypeError for what is no array, or none of numbers."""
+    if isinstance(x, bool | int | float | complex):
+        return
+    if not isinstance(x, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"{caller}: {name} is {describe(x)}, expected an array of {what}; jnp.asarray makes one"
+        )
+    if not (jnp.issubdtype(x.dtype, np.number) or jnp.issubdtype(x.dtype, np.bool_)):
+        raise TypeError(f"{caller}: {name} is {describe(x)}, expected an array of {what}")
+
+
+def require_reals(caller: str, **arrays: Any) -> None:
+    """TypeError for what is no array of real numbers."""
+    for name, x in arrays.items():
+        require_array(caller, name, x, "real numbers")
+        if jnp.issubdtype(jnp.result_type(x), jnp.complexfloating):
+            raise TypeError(f"{caller}: {name} is {describe(x)}, expected an array of real numbers")
+
+
+def require_finite(caller: str, **values: Any) -> None:
+    """TypeError or ValueError for what is no real number, or not finite; if it is traced, for less.
+
+    An array of them will do.
+    """
+    for name, x in values.items():
+        if isinstance(x, bool | np.bool_):
+            raise TypeError(f"{caller}: {name} must be a number, got {x}")
+        require_reals(caller, **{name: x})
+        limit = float(np.finfo(np.float32).max)
+        if is_concrete(x) and not (abs(np.asarray(x)) <= limit).all():
+            raise ValueError(f"{caller}: {name} must be finite, got {describe(x)}")
+
+
 def int_bounds(dtype: Any) -> tuple[int, int]:
     """The least and the greatest integer that JAX, as it is set, keeps of `dtype`'s."""
     info = np.iinfo(jax.dtypes.canonicalize_dtype(dtype))
@@ -78,6 +119,7 @@ def int_bounds(dtype: Any) -> tuple[int, int]:
 
 def require_float_inputs(x: jax.Array) -> None:
     """TypeError for what a model can't be applied to, such as images in bytes."""
+    require_array("apply", "x", x, "floats")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"apply: x has dtype {x.dtype}, expected a float; fgd.data.normalize converts images"

@@ -9,13 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fgd._checks import require_flag
+
+
+def as_path(caller: str, path: Any, name: str = "path") -> Path:
+    """`path` as a Path; TypeError for what can't be one."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{caller}: {name} must be a str or a Path, got {type(path).__name__}")
+    return Path(path)
+
 
 @contextmanager
 def atomic(caller: str, path: Any, overwrite: bool) -> Iterator[Path]:
     """A file beside `path` that takes its place once it is written, or is removed."""
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"{caller}: path must be a str or a Path, got {type(path).__name__}")
-    path = Path(path)
+    path = as_path(caller, path)
+    require_flag(caller, overwrite=overwrite)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{caller}: {path} exists already; overwrite=True replaces it")
     if not path.parent.is_dir():

@@ -29,6 +29,14 @@ def is_key(x: Any) -> bool:
     return isinstance(x, jax.Array) and has_keys(x) and x.shape == ()
 
 
+def require_key(caller: str, key: Any) -> None:
+    """TypeError for what is not one typed PRNG key."""
+    if not is_key(key):
+        raise TypeError(
+            f"{caller}: key must be a typed key such as jax.random.key(0), got {describe(key)}"
+        )
+
+
 def _is_seed(x: Any) -> bool:
     if isinstance(x, jax.Array | np.ndarray | np.generic):
         return x.shape == () and jnp.issubdtype(x.dtype, jnp.integer)

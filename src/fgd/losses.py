@@ -28,13 +28,16 @@ def mse(
         mean, so that the mean of "none" is "mean".
 
     Raises:
-      ValueError: shapes differ ([n, 1] and [n] would broadcast to [n, n]), or another reduction.
+      TypeError: what is not real numbers.
+      ValueError: shapes differ ([n, 1] and [n] would broadcast to [n, n]), a mean over nothing, or
+        another reduction.
 
     Example:
       >>> import fgd, jax.numpy as jnp
       >>> float(fgd.losses.mse(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
       2.0
     """
+    _checks.require_reals("mse", pred=pred, target=target)
     if jnp.shape(pred) != jnp.shape(target):
         raise ValueError(
             f"mse: pred has shape {jnp.shape(pred)} and target {jnp.shape(target)}; expected equal "
@@ -42,6 +45,7 @@ def mse(
         )
     square = jnp.square(_floating(pred) - _floating(target))  # bytes would wrap
     if reduction == "none":
+        _require_some("mse", square.shape[1:])
         return jnp.mean(square, axis=tuple(range(1, square.ndim)))
     return _reduce("mse", square, reduction)
 
@@ -73,8 +77,8 @@ def cross_entropy(
       >>> round(float(fgd.losses.cross_entropy(jnp.zeros([1, 10]), jnp.array([3]))), 4)
       2.3026
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    _check_labels("cross_entropy", logits, labels)
+    logits, labels = _checked("cross_entropy", logits, labels)
+    logits = _floating(logits)
     labels = _wide(labels)
     # One-hot rather than a gather: its derivative is a subtraction, not a scatter.
     chosen = labels[:, None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)[None]
@@ -108,17 +112,23 @@ def accuracy(
       >>> float(fgd.losses.accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])))
       0.5
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    _check_labels("accuracy", logits, labels)
+    logits, labels = _checked("accuracy", logits, labels)
     right = jnp.argmax(logits, axis=-1) == _wide(labels)
     return _reduce("accuracy", _checks.single(right), reduction)
 
 
 def _reduce(caller: str, values: jax.Array, reduction: str) -> jax.Array:
     reductions = {"mean": jnp.mean, "sum": jnp.sum, "none": lambda x: x}
-    if reduction not in reductions:
+    if not isinstance(reduction, str) or reduction not in reductions:
         raise ValueError(f'{caller}: reduction must be "mean", "sum" or "none", got {reduction!r}')
+    if reduction == "mean":
+        _require_some(caller, values.shape)
     return reductions[reduction](values)
+
+
+def _require_some(caller: str, shape: tuple[Any, ...]) -> None:
+    if 0 in shape:
+        raise ValueError(f"{caller}: the mean of nothing, of shape {shape}, is no number")
 
 
 def _floating(x: Any) -> jax.Array:
@@ -129,6 +139,13 @@ def _floating(x: Any) -> jax.Array:
 def _wide(labels: jax.Array) -> jax.Array:
     """Bytes as int32: among 300 classes, arithmetic on uint8 would wrap and call 261 a 5."""
     return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+
+
+def _checked(caller: str, logits: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
+    _checks.require_reals(caller, logits=logits, labels=labels)
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    _check_labels(caller, logits, labels)
+    return logits, labels
 
 
 def _check_labels(caller: str, logits: jax.Array, labels: jax.Array) -> None:

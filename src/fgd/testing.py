@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from fgd import _trees
+from fgd import _checks, _trees
 from fgd._checks import PyTree
 
 _TOLERANCE = 1e-6  # relative; central differences in float64 are good for about 1e-9
@@ -51,6 +51,9 @@ def check_gradients(
       ...     return {"w": jnp.mean(2 * (params["w"] * batch - 1) * batch)}
       >>> fgd.testing.check_gradients(loss, {"w": 0.5}, jnp.arange(3.0), analytic=formula)
     """
+    _checks.require_callable("check_gradients", "loss", loss, " of (params, batch)")
+    if analytic is not None:
+        _checks.require_callable("check_gradients", "analytic", analytic, " of (params, batch)")
     _trees.require_floats("check_gradients", params)
     with jax.enable_x64(True):
         params, batch = _float64(params), _float64(batch)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from fgd import _jax
+from fgd._files import as_path
 
 # One rule for all of fgd: a program belongs to the object it was compiled for (a step, a metric
 # function, a run), is made once for every use of it, and is freed with it.
@@ -61,7 +62,7 @@ def compilation_cache(folder: str | os.PathLike[str]) -> Path:
       >>> fgd.compilation_cache("~/.cache/fgd")  # doctest: +SKIP
       PosixPath('/home/ada/.cache/fgd')
     """
-    path = Path(folder).expanduser().absolute()
+    path = as_path("compilation_cache", folder, "folder").expanduser().absolute()
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(
             f"compilation_cache: expected a folder or a new path, but {path} is a file"

@@ -77,9 +77,10 @@ def avg_pool(
 def _sizes(
     caller: str, x: jax.Array, window: Any, strides: Any
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    if x.ndim != 4:
+    _checks.require_array(caller, "x", x, "numbers, images")
+    if jnp.ndim(x) != 4:
         raise ValueError(
-            f"{caller}: x has shape {x.shape}, expected [rows, height, width, channels]"
+            f"{caller}: x has shape {jnp.shape(x)}, expected [rows, height, width, channels]"
         )
 
     def pair(name: str, value: Any) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from fgd import _files
+from fgd._files import as_path
 from fgd.data._idx import FULL, Arrays, Loaded, checked, parse_idx, read_idx, verified
 
 Split = tuple[jax.Array, jax.Array]
@@ -68,7 +69,7 @@ def mnist(source: str = "auto", data_dir: str | os.PathLike[str] | None = None) 
     if source not in ("auto", *_SOURCES):
         known = ", ".join(map(repr, ("auto", *_SOURCES)))
         raise ValueError(f"mnist: source must be one of {known}; got {source!r}")
-    directory = None if data_dir is None else Path(data_dir)
+    directory = None if data_dir is None else as_path("mnist", data_dir, "data_dir")
     if source != "auto":
         train, test, where = _SOURCES[source](directory)
     else:

@@ -4,9 +4,19 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from fgd._checks import PyTree, count
+from fgd._checks import (
+    PyTree,
+    count,
+    describe,
+    is_concrete,
+    require_array,
+    require_callable,
+    require_finite,
+)
+from fgd._keys import require_key
 from fgd._trees import count_rows
 
 
@@ -31,13 +41,19 @@ def linear(
     Returns:
       x and y, [n, 1] each.
 
+    Raises:
+      TypeError, ValueError: no key, no positive int, numbers that are not finite.
+
     Example:
       >>> import fgd, jax
       >>> x, y = fgd.data.linear(jax.random.key(0), 500)
       >>> bool(abs(y - (3 * x + 0.8)).max() < 1e-6)
       True
     """
+    require_key("linear", key)
     n = count("linear", "n", n, least=1)
+    require_finite("linear", slope=slope, intercept=intercept, noise=noise)
+    require_callable("linear", "inputs", inputs, " of (key, shape), such as jax.random.normal")
     x_key, noise_key = jax.random.split(key)
     x = inputs(x_key, (n, 1))
     return x, slope * x + intercept + noise * jax.random.normal(noise_key, (n, 1), x.dtype)
@@ -55,6 +71,7 @@ def split(key: Key[Array, ""], data: PyTree, fraction: float) -> tuple[PyTree, P
       Two trees like `data`: round(fraction · rows) rows, and the others. None is lost.
 
     Raises:
+      TypeError: no key, or a fraction that is no number (traced, it would decide shapes).
       ValueError: a fraction that leaves one of them empty, or arrays of unequal rows.
 
     Example:
@@ -63,7 +80,10 @@ def split(key: Key[Array, ""], data: PyTree, fraction: float) -> tuple[PyTree, P
       >>> train.shape, valid.shape
       ((80,), (20,))
     """
+    require_key("split", key)
     rows = count_rows("split", data)
+    if isinstance(fraction, bool) or not isinstance(fraction, float | int | np.number):
+        raise TypeError(f"split: fraction must be a number in (0, 1), got {describe(fraction)}")
     first = round(fraction * rows) if 0 < fraction < 1 else 0
     if not 0 < first < rows:
         raise ValueError(f"split: fraction={fraction} of {rows} rows leaves a part without rows")
@@ -85,12 +105,17 @@ def normalize(
 
     Raises:
       TypeError: x is not uint8 (floats were probably normalized before).
+      ValueError: a mean that is not finite, a std that is not finite and positive.
 
     Example:
       >>> import fgd, jax.numpy as jnp
       >>> fgd.data.normalize(jnp.array([0, 255], jnp.uint8)).tolist()
       [-1.0, 1.0]
     """
+    require_array("normalize", "x", x, "uint8")
+    require_finite("normalize", mean=mean, std=std)
+    if is_concrete(std) and not (np.asarray(std) > 0).all():
+        raise ValueError(f"normalize: std must be positive, got {std}")
     x = jnp.asarray(x)
     if x.dtype != jnp.uint8:
         raise TypeError(

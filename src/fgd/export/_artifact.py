@@ -14,7 +14,7 @@ import jax.export
 import jax.numpy as jnp
 
 from fgd import _files, _trees
-from fgd._checks import PyTree, describe, require_callable
+from fgd._checks import PyTree, describe, require_callable, require_flag
 from fgd._keys import has_keys
 from fgd._run.signature import read_signature
 from fgd._run.state import TrainState
@@ -118,6 +118,7 @@ def save(
     elif isinstance(params, TrainState):
         whole = Variables(params.params, params.model_state)
         params = whole.params if whole.model_state is None else whole
+    require_flag("export.save", any_batch=any_batch)
     require_callable("export.save", "apply", apply, " such as model.apply, or a step")
     if not isinstance(apply, Step):
         takes = read_signature("export.save", "apply", apply, batch="x").takes("model_state")
@@ -179,7 +180,7 @@ def load(path: str | os.PathLike[str]) -> Artifact:
       (1.0, 1)
     """
     _files.require("export.load", "flatbuffers", "export")
-    path = _files.regular("export.load", Path(path))
+    path = _files.regular("export.load", _files.as_path("export.load", path))
     with open(path, "rb") as file:
         size, head = os.fstat(file.fileno()).st_size, file.read(_HEAD)
         kind, *lengths = head[:8], head[8:16], head[16:]

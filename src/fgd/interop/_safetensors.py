@@ -92,7 +92,7 @@ def load(path: str | os.PathLike[str], like: PyTree = None) -> PyTree:
       >>> bool((loaded[1]["w"] == params[1]["w"]).all())
       True
     """
-    path = _files.regular("interop.load", Path(path))
+    path = _files.regular("interop.load", _files.as_path("interop.load", path))
     with open(path, "rb") as file:
         entries, metadata = _header(path, file)
         wanted = None if like is None else _trees.named("interop.load", like)

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Key
 
 from fgd import _checks
 from fgd._checks import PyTree
+from fgd._keys import as_key
 from fgd.conv import conv_general_dilated, max_pool
-from fgd.models._model import Model, seeded
+from fgd.models._model import Model, require_layers, seeded
 
 
 def cnn(
@@ -81,6 +82,8 @@ def cnn(
     if isinstance(dropout, bool) or not isinstance(dropout, float | int) or not 0 <= dropout < 1:
         raise ValueError(f"cnn: dropout must be a probability in [0, 1), got {dropout!r}")
 
+    _checks.require_callable("cnn", "activation", activation, " such as jax.nn.relu")
+
     depth = depths[0] if depths else 1
     expected = height, width, depth
     shapes: list[tuple[int, ...]] = []
@@ -114,6 +117,9 @@ def cnn(
         params: PyTree, x: Float[Array, "rows height width ..."], *, key: jax.Array | None = None
     ) -> Float[Array, "rows out"]:
         x = _images(x, expected)
+        require_layers(params, shapes)
+        if key is not None:
+            key = as_key("apply", key)
         layout = "NHWC", "HWIO", "NHWC"
         for layer, (_, stride, area) in zip(params[: len(layers)], layers, strict=True):
             by = stride, stride
@@ -149,6 +155,8 @@ def _one_for_each(name: str, sizes: int | Sequence[int], layers: int) -> tuple[i
 
 
 def _images(x: jax.Array, expected: tuple[int, int, int]) -> jax.Array:
+    _checks.require_array("apply", "x", x, "floats")
+    x = jnp.asarray(x)
     x = x[..., None] if x.ndim == 3 and expected[2] == 1 else x
     if x.ndim != 4 or x.shape[1:] != expected:
         raise ValueError(

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgd._checks import PyTree, describe, replaced
+from fgd._checks import PyTree, describe, replaced, require_array
+from fgd._trees import leaves
 from fgd.models._model import Model, Variables, seeded
 
 _Apply = Callable[..., tuple[Any, PyTree]]  # (params, model_state, x, *, key) -> (y, model_state)
@@ -54,6 +55,8 @@ def from_flax(module: Any, sample: Any) -> Model:
     """
     from flax import linen, nnx
 
+    for path, leaf in leaves("from_flax", "sample", sample) or [((), sample)]:
+        require_array("from_flax", f"sample{jax.tree_util.keystr(path)}", leaf)
     if isinstance(module, linen.Module):
         init, apply = _from_linen(module, sample)
     else:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from fgd import _checks
 from fgd._checks import PyTree
-from fgd.models._model import Model, seeded
+from fgd.models._model import Model, require_layers, seeded
 
 
 def linear(n_in: int, n_out: int) -> Model:
@@ -64,6 +64,9 @@ def mlp(
       >>> model.apply(model.init(0), jnp.ones([5, 28, 28])).shape
       (5, 10)
     """
+    if not isinstance(sizes, Sequence):
+        raise TypeError(f"mlp: sizes must be a list of ints, got {_checks.describe(sizes)}")
+    _checks.require_callable("mlp", "activation", activation, " such as jax.nn.relu")
     sizes = tuple(
         _checks.count("mlp", f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes)
     )
@@ -83,6 +86,7 @@ def mlp(
     ) -> Float[Array, "rows out"]:
         del key
         x = _flat(x, sizes[0])
+        require_layers(params, [*pairwise(sizes)])
         for layer in params[:-1]:
             x = activation(_affine(layer, x))
         return _affine(params[-1], x)
@@ -114,6 +118,8 @@ def _affine(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 
 
 def _flat(x: jax.Array, features: int) -> jax.Array:
+    _checks.require_array("apply", "x", x, "floats")
+    x = jnp.asarray(x)
     if x.ndim == 0 or math.prod(x.shape[1:]) != features:
         raise ValueError(
             f"apply: x has shape {x.shape}, expected [rows, …] with {features} values a row"

@@ -1,11 +1,11 @@
 """What a model is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from fgd._checks import PyTree
+from fgd._checks import PyTree, describe
 from fgd._keys import as_key
 
 Key = int | jax.Array
@@ -43,3 +43,27 @@ class Variables(NamedTuple):
 def seeded(caller: str, init: Callable[[jax.Array], PyTree]) -> Callable[[Key], PyTree]:
     """`init`, of a key, as one of a key or a seed."""
     return lambda key: init(as_key(f"{caller}.init", key))
+
+
+def require_layers(params: Any, shapes: Sequence[tuple[int, ...]]) -> None:
+    """ValueError for params that are not [{"w", "b"}, …], each "w" of its shape.
+
+    Some others would broadcast, and give a result.
+    """
+    expected = [{"b": (shape[-1],), "w": tuple(shape)} for shape in shapes]
+
+    def given(x: Any) -> Any:
+        return tuple(x.shape) if hasattr(x, "shape") else describe(x)
+
+    found = jax.tree.map(given, params, is_leaf=lambda x: x is None)
+    found = list(found) if isinstance(params, tuple) else found
+    if found != expected:
+        raise ValueError(
+            f"apply: params of layers {_in_words(found)}, expected {_in_words(expected)}; "
+            "model.init(0) makes them"
+        )
+
+
+def _in_words(shapes: Any) -> str:
+    text = str(shapes)
+    return text if len(text) <= 300 else f"{text[:300]}…"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgd._checks import PyTree
+from fgd._checks import PyTree, require_flag
 from fgd.optimizers._descent import (
     LearningRate,
     Moments,
@@ -104,6 +104,7 @@ def momentum(
       >>> import fgd
       >>> optimizer = fgd.momentum(0.1, averaging=True)
     """
+    require_flag("momentum", nesterov=nesterov, averaging=averaging)
     if nesterov and averaging:
         raise ValueError("momentum: nesterov and averaging are two forms; choose one")
     check("momentum", decay=decay)
@@ -145,6 +146,7 @@ def adagrad(
       >>> import fgd
       >>> optimizer = fgd.adagrad(0.01)
     """
+    require_flag("adagrad", eps_in_sqrt=eps_in_sqrt)
     check("adagrad", eps=eps, initial_accumulator_value=initial_accumulator_value)
 
     def direction(grads: PyTree, moments: Moments, t: jax.Array) -> tuple[PyTree, Moments]:
@@ -179,6 +181,7 @@ def rmsprop(
       >>> import fgd
       >>> optimizer = fgd.rmsprop(0.001)
     """
+    require_flag("rmsprop", eps_in_sqrt=eps_in_sqrt)
     check("rmsprop", decay=decay, eps=eps)
 
     def direction(grads: PyTree, moments: Moments, t: jax.Array) -> tuple[PyTree, Moments]:

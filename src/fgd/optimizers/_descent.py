@@ -98,8 +98,11 @@ def check(optimizer: str, **hyperparameters: Any) -> None:
     for name, value in hyperparameters.items():
         if isinstance(value, Tracer):
             continue
-        known = np.asarray(value)  # NumPy: in a compiled function jax would trace what is known
-        if not np.issubdtype(known.dtype, np.number) and known.dtype != jnp.bfloat16:
+        try:  # NumPy: in a compiled function jax would trace what is known
+            known = np.asarray(value)
+        except (TypeError, ValueError):  # keys, lists of unequal lengths
+            known = np.asarray(None)
+        if not jnp.issubdtype(known.dtype, np.number) or np.iscomplexobj(known):
             raise TypeError(f"{optimizer}: {name} must be a number, got {describe(value)}")
         if known.ndim != 0:
             raise ValueError(f"{optimizer}: {name} must be a scalar, got shape {known.shape}")

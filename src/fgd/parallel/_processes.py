@@ -63,6 +63,11 @@ def init(
             ),
             _checks.count("parallel.init", "heartbeat_timeout", heartbeat_timeout, least=1),
         )
+        if not isinstance(coordinator_address, str | None):
+            raise TypeError(
+                'parallel.init: coordinator_address must be a str, "host:port", got '
+                f"{_checks.describe(coordinator_address)}"
+            )
         given = (
             coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS"),
             _number("num_processes", num_processes, least=1),

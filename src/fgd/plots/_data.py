@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
-from fgd.plots._axes import axes
+from fgd._checks import count, require_callable
+from fgd.plots._axes import axes, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,12 +41,20 @@ def digits(
     """
     from matplotlib.patches import Rectangle
 
-    count, height, width = images.shape
-    pixels, guesses, truth = (np.asarray(x) for x in (images, predictions, labels))
-    rows, head = -(-count // columns), height // 3  # each image has a line of text above it
-    ax = axes(ax, size=(0.8 * columns, 0.8 * rows * (height + head) / width))
+    columns = count("digits", "columns", columns, least=1)
+    pixels = numbers("digits", "images", images, "rows", "height", "width")
+    given = ("predictions", predictions), ("labels", labels)
+    guesses, truth = (numbers("digits", name, x, "rows") for name, x in given)
+    total, height, width = pixels.shape
+    if not len(guesses) == len(truth) == total:
+        raise ValueError(
+            f"digits: {total} images, {len(guesses)} predictions and {len(truth)} labels; expected "
+            "as many of each"
+        )
+    rows, head = -(-total // columns), height // 3  # each image has a line of text above it
+    ax = axes("digits", ax, size=(0.8 * columns, 0.8 * rows * (height + head) / width))
     canvas = np.full((rows * (height + head), columns * width), np.nan)
-    for i in range(count):
+    for i in range(total):
         top, left = i // columns * (height + head) + head, i % columns * width
         canvas[top : top + height, left : left + width] = pixels[i]
         right = guesses[i] == truth[i]
@@ -86,11 +95,18 @@ def fitted_line(
       >>> import fgd, jax.numpy as jnp
       >>> ax = fgd.plots.fitted_line(jnp.arange(3.0), None, lambda x: 2 * x)
     """
-    ax = axes(ax)
-    at = jnp.linspace(x.min(), x.max(), 100)
-    ax.plot(at, np.ravel(predict(at.reshape(-1, *x.shape[1:]))), label=label)
+    require_callable("fitted_line", "predict", predict, " of x")
+    at_x = numbers("fitted_line", "x", x, "rows", "…")
+    at_y = at_x if y is None else numbers("fitted_line", "y", y, "rows", "…")
+    if not at_x.size == at_y.size == len(at_x):
+        raise ValueError(
+            f"fitted_line: x has shape {at_x.shape} and y {at_y.shape}, expected one number a row"
+        )
+    ax = axes("fitted_line", ax)
+    at = jnp.linspace(at_x.min(), at_x.max(), 100)
+    ax.plot(at, np.ravel(predict(at.reshape(-1, *at_x.shape[1:]))), label=label)
     if y is not None:
-        ax.scatter(x, y, s=24, color="0.6", linewidth=0, zorder=1)  # under the line
+        ax.scatter(at_x, at_y, s=24, color="0.6", linewidth=0, zorder=1)  # under the line
     ax.set(xlabel="x", ylabel="y")
     if label is not None:
         ax.legend()

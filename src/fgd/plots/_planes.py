@@ -1,6 +1,6 @@
 """Functions of two numbers, and descents on them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fgd.plots._axes import axes
+from fgd._checks import count, describe, require_callable, require_finite
+from fgd.plots._axes import axes, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,17 @@ def contours(
       >>> ax.get_xlim() == (-1, 1), ax.get_ylim() == (-2, 2)
       (True, True)
     """
-    ax = axes(ax)
+    require_callable("contours", "function", function, " of a position, [2]")
+    levels = count("contours", "levels", levels, least=1)
+    for name, limits in (("xlim", xlim), ("ylim", ylim)):
+        pair = isinstance(limits, Sequence | np.ndarray) and len(limits) == 2
+        if not pair or isinstance(limits, str):
+            raise TypeError(f"contours: {name} must be a pair (from, to), got {describe(limits)}")
+        for limit in limits:
+            require_finite("contours", **{name: limit})
+        if not limits[0] < limits[1]:
+            raise ValueError(f"contours: {name} must rise, got {tuple(limits)}")
+    ax = axes("contours", ax)
     x, y = np.meshgrid(np.linspace(*xlim, 200), np.linspace(*ylim, 200))
     points = jnp.asarray(np.stack([x, y], axis=-1), float)
     heights = np.asarray(jax.vmap(jax.vmap(function))(points))
@@ -64,8 +75,16 @@ def paths(
       >>> [text.get_text() for text in ax.get_legend().get_texts()]
       ['sgd']
     """
-    ax = axes(ax)
+    if not isinstance(positions, Mapping) or not positions:
+        raise TypeError(
+            "paths: positions must be a dict {name: [steps, 2] array}, not empty, got "
+            f"{describe(positions)}"
+        )
+    ax = axes("paths", ax)
     for name, path in positions.items():
+        what = f"positions[{name!r}]"
+        if numbers("paths", what, path, "steps", "axes").shape[1] not in (2, 3):
+            raise ValueError(f"paths: {what} has shape {np.shape(path)}, expected [steps, 2 or 3]")
         (line,) = ax.plot(*np.transpose(path), linewidth=1.5, label=name)
         seen = np.asarray(path)[np.isfinite(path).all(axis=1)]
         for end, fill in ((seen[:1], "none"), (seen[-1:], "full")):

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from fgd.plots._axes import axes
+from fgd._checks import count
+from fgd.plots._axes import axes, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +33,9 @@ def loss_curve(
       >>> ax.get_yscale()
       'log'
     """
-    ax = axes(ax)
-    values = np.asarray(losses)
+    values = numbers("loss_curve", "losses", losses, "records")
+    every = count("loss_curve", "every", every, least=1)
+    ax = axes("loss_curve", ax)
     ax.plot(np.arange(1, len(values) + 1) * every, values, linewidth=1, label=label)
     ax.set(yscale="log", xlabel="step", ylabel="loss")
     ax.yaxis.set_major_formatter("{x:g}")
@@ -75,11 +77,13 @@ def sweep_curves(
     """
     import matplotlib as mpl
 
-    _check("sweep_curves", losses.shape[:1], axis)
+    heights = numbers("sweep_curves", "losses", losses, "points", "…", "records")
+    every = count("sweep_curves", "every", every, least=1)
+    _check("sweep_curves", heights.shape[:1], axis)
     ((name, values),) = axis.items()
-    ax = axes(ax)
-    colors = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(losses)))
-    for value, runs, color in zip(np.asarray(values), np.asarray(losses), colors, strict=True):
+    ax = axes("sweep_curves", ax)
+    colors = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(heights)))
+    for value, runs, color in zip(np.asarray(values), heights, colors, strict=True):
         runs = runs.reshape(-1, runs.shape[-1])
         steps = np.arange(1, runs.shape[1] + 1) * every
         if len(runs) > 1:
@@ -87,14 +91,13 @@ def sweep_curves(
             ax.fill_between(steps, *band, color=color, alpha=0.2, linewidth=0)
         ax.plot(steps, np.median(runs, axis=0), color=color, linewidth=1, label=f"{value:.3g}")
     ax.set(yscale="log", xlabel="step", ylabel="loss")
-    heights = np.asarray(losses)
     heights = np.where(np.isfinite(heights) & (heights > 0), heights, np.nan)
     if np.isfinite(heights).any():
         first = np.nanmedian(heights[..., 0]) if np.isfinite(heights[..., 0]).any() else np.inf
         if ax.get_ylim()[1] > 10 * first:
             ax.set_ylim(np.nanmin(heights) / 1.5, 10 * first)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(title=name.replace("_", " "), ncols=-(-len(losses) // 12), frameon=False)
+    ax.legend(title=name.replace("_", " "), ncols=-(-len(heights) // 12), frameon=False)
     return ax
 
 
@@ -130,9 +133,9 @@ def sweep_heatmap(
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
 
-    _check("sweep_heatmap", values.shape, axis)
-    ax = axes(ax)
-    heights = np.ma.masked_invalid(np.asarray(values))
+    heights = np.ma.masked_invalid(numbers("sweep_heatmap", "values", values, "rows", "columns"))
+    _check("sweep_heatmap", heights.shape, axis)
+    ax = axes("sweep_heatmap", ax)
     low, high = heights.min(), heights.max()
     norm = LogNorm() if heights.count() and 0 < 10 * low < high else None
     image = ax.imshow(heights, norm=norm, cmap="viridis_r", aspect="auto")
@@ -152,7 +155,7 @@ def sweep_heatmap(
 
 
 def _check(caller: str, shape: tuple[int, ...], axis: dict[str, Any]) -> None:
-    lengths = {name: len(points) for name, points in axis.items()}
+    lengths = {name: len(numbers(caller, name, points, "points")) for name, points in axis.items()}
     if tuple(lengths.values()) != shape:
         raise ValueError(
             f"{caller}: the values have axes of lengths {shape}, but {lengths} were given; give "
