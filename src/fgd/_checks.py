@@ -77,9 +77,11 @@ def require_flag(caller: str, **flags: Any) -> None:
             raise TypeError(f"{caller}: {name} must be True or False, got {describe(value)}")
 
 
-def require_array(caller: str, name: str, x: Any, what: str = "numbers") -> None:
-    """TypeError for what is no array, or none of numbers."""
-    if isinstance(x, bool | int | float | complex):
+def require_array(
+    caller: str, name: str, x: Any, what: str = "numbers", *, scalars: bool = True
+) -> None:
+    """TypeError for what is no array, or none of numbers; Python's numbers will do, if scalars."""
+    if scalars and isinstance(x, bool | int | float | complex):
         return
     if not isinstance(x, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
         raise TypeError(
@@ -107,7 +109,7 @@ def require_finite(caller: str, **values: Any) -> None:
             raise TypeError(f"{caller}: {name} must be a number, got {x}")
         require_reals(caller, **{name: x})
         limit = float(np.finfo(np.float32).max)
-        if is_concrete(x) and not (abs(np.asarray(x)) <= limit).all():
+        if is_concrete(x) and not np.all(abs(np.asarray(x)) <= limit):
             raise ValueError(f"{caller}: {name} must be finite, got {describe(x)}")
 
 

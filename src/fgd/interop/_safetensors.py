@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from fgd import _files, _trees
-from fgd._checks import PyTree, spec
+from fgd._checks import PyTree, require_array, spec
 from fgd._keys import has_keys
 
 _DTYPES = {
@@ -97,6 +97,9 @@ def load(path: str | os.PathLike[str], like: PyTree = None) -> PyTree:
         entries, metadata = _header(path, file)
         wanted = None if like is None else _trees.named("interop.load", like)
         if wanted is not None:
+            for name, leaf in wanted.items():
+                if not has_keys(leaf):
+                    require_array("interop.load", f"like.{name}".rstrip("."), leaf)
             _require_fit(path, entries, wanted)
         arrays = {name: _values(path, file, name, entry) for name, entry in entries.items()}
     keys = _kinds_of_keys(path, arrays, metadata)

@@ -81,6 +81,7 @@ def from_torch(
       >>> params["w"].shape, float(model.apply(params, jax.numpy.ones([1, 3]))[0, 0])
       ((3, 1), 10.0)
     """
+    _check_names("from_torch", names)
     source = read("from_torch", "state_dict", state_dict)
     given = {key: _host(key, value) for key, value in source.arrays.items()}
     leaves = leaves_of("from_torch", like)
@@ -132,6 +133,7 @@ def to_torch(
     _files.require("to_torch", "torch", "torch")
     import torch
 
+    _check_names("to_torch", names)
     leaves = leaves_of("to_torch", params)
     if like is None:
         source = Source({}, {})
@@ -206,6 +208,14 @@ def _require_one(problem: str, owners: Mapping[str, Any], values: Mapping[str, n
         other = first.setdefault(owner, key)
         if values[key].tobytes() != values[other].tobytes():
             raise ValueError(f"{problem}: {other} and {key} differ")
+
+
+def _check_names(caller: str, names: Any) -> None:
+    if not isinstance(names, Mapping | None):
+        raise TypeError(
+            f"{caller}: names must be a dict {{PyTorch's layer: layer of ours}}, got "
+            f"{describe(names)}"
+        )
 
 
 def _to_jax(value: np.ndarray, turn: Turn) -> np.ndarray:

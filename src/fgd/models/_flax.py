@@ -56,7 +56,7 @@ def from_flax(module: Any, sample: Any) -> Model:
     from flax import linen, nnx
 
     for path, leaf in leaves("from_flax", "sample", sample) or [((), sample)]:
-        require_array("from_flax", f"sample{jax.tree_util.keystr(path)}", leaf)
+        require_array("from_flax", f"sample{jax.tree_util.keystr(path)}", leaf, scalars=False)
     if isinstance(module, linen.Module):
         init, apply = _from_linen(module, sample)
     else:
