@@ -40,7 +40,7 @@ def public(module):
 
 NAMES = {
     fgd: "Checkpoints DivergedError Step TrainState adagrad adam compilation_cache evaluate fit "
-    "momentum rmsprop sgd supervised sweep train train_step",
+    "momentum per_example rmsprop sgd supervised sweep train train_step",
     fgd.conv: "avg_pool conv_general_dilated max_pool",
     fgd.data: "MNIST linear mnist normalize shuffle split",
     fgd.export: "Artifact load save",

@@ -17,6 +17,7 @@ from fgd import (
 )
 from fgd._run.evaluate import evaluate as evaluate
 from fgd._run.fit import fit as fit
+from fgd._run.per_example import per_example as per_example
 from fgd._run.programs import compilation_cache as compilation_cache
 from fgd._run.state import TrainState as TrainState
 from fgd._run.step import Step as Step, train_step as train_step

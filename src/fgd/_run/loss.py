@@ -12,11 +12,13 @@ from fgd._run.signature import read_signature
 from fgd._run.state import RESERVED, Metrics, TrainState
 from fgd._trees import strong
 
-Objective = Callable[[PyTree, TrainState, PyTree], tuple[jax.Array, tuple[PyTree, Metrics]]]
+Objective = Callable[..., tuple[jax.Array, tuple[PyTree, Metrics]]]
 
 
 def objective_of(loss_fn: Callable[..., Any]) -> Objective:
-    """`objective(params, state, batch) -> (loss, (model_state, metrics))`.
+    """`objective(params, state, batch, place=None) -> (loss, (model_state, metrics))`.
+
+    With `place`, the batch is the one row that has this place in a batch, and its key is its own.
 
     Raises:
       TypeError: `loss_fn` is no function of params and a batch. When called: a result of another
@@ -27,9 +29,11 @@ def objective_of(loss_fn: Callable[..., Any]) -> Objective:
     has_key, has_state = signature.takes("key"), signature.takes("model_state")
 
     def objective(
-        params: PyTree, state: TrainState, batch: PyTree
+        params: PyTree, state: TrainState, batch: PyTree, place: jax.Array | None = None
     ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
         key = draw_key(state.key, LOSS, state.step) if has_key else None
+        if key is not None and place is not None:
+            key = jax.random.fold_in(key, place)
         output = signature.call(loss_fn, params, batch, key=key, model_state=state.model_state)
         loss, model_state, metrics = _parts(output, state.model_state, has_state)
         return _scalar("the loss", loss), (model_state, _float_metrics(metrics))

@@ -13,6 +13,7 @@ from jax.tree_util import keystr
 from fgd._checks import PyTree, describe, replaced
 from fgd._keys import as_key
 from fgd._run.loss import objective_of
+from fgd._run.per_example import PerExample, by_example, wants_examples
 from fgd._run.programs import keep
 from fgd._run.signature import read_signature
 from fgd._run.state import Metrics, TrainState, require_state
@@ -110,7 +111,9 @@ def train_step(loss_fn: Callable[..., Any], optimizer: optax.GradientTransformat
         other than None is left alone.
       optimizer: an optax transformation of gradients, fgd's own included. Those that ask for them
         receive `value`, `grad` and `value_fn` (line searches, L-BFGS, reduce-on-plateau). Those
-        that want the parameters wrapped (lookahead) or gradients elsewhere (SAM) are not for it.
+        that want the gradient of each example (private descent) are given as
+        `fgd.per_example(optimizer)`. Those that want the parameters wrapped (lookahead) or
+        gradients elsewhere (SAM) are not for it.
 
     Returns:
       `step`, with `step.init(params, key=0) -> state` and
@@ -138,13 +141,20 @@ def train_step(loss_fn: Callable[..., Any], optimizer: optax.GradientTransformat
             + ("call its gradient_transformation()" if wrapper else "fgd.sgd(1e-2) makes one")
         )
     objective = objective_of(loss_fn)
+    value_and_grad = jax.value_and_grad(objective, has_aux=True)
+    if isinstance(optimizer, PerExample):
+        if read_signature("train_step", "loss_fn", loss_fn).takes("model_state"):
+            raise TypeError(
+                "train_step: per_example takes the gradient of each row alone, but the loss takes "
+                "model_state, which is of a batch, as BatchNorm's statistics are; a model without "
+                "it, with LayerNorm or GroupNorm, can be trained so"
+            )
+        objective, value_and_grad = by_example(objective)
     extended = optax.with_extra_args_support(optimizer)
 
     def update(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         _check_optimizer_state(optimizer, state)
-        (loss, (model_state, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(
-            state.params, state, batch
-        )
+        (loss, (model_state, metrics)), grads = value_and_grad(state.params, state, batch)
         updates, opt_state = extended.update(
             grads,
             state.opt_state,
@@ -153,7 +163,7 @@ def train_step(loss_fn: Callable[..., Any], optimizer: optax.GradientTransformat
             grad=grads,
             value_fn=lambda params: objective(params, state, batch)[0],
         )
-        _check_updates(state.params, updates)
+        _check_updates(optimizer, state.params, updates)
         params = optax.apply_updates(state.params, updates)
         after = TrainState(params, opt_state, state.step + 1, state.key, model_state)
         after = jax.tree.map(strong, after)
@@ -177,16 +187,31 @@ def _check_optimizer_state(optimizer: optax.GradientTransformation, state: Train
             f"step: opt_state does not belong to these params: opt_state{problem}; "
             "make both with step.init(params)"
         )
+    if wants_examples(state.opt_state) and not isinstance(optimizer, PerExample):
+        raise TypeError(f"train_step: {_TO_EXAMPLES}")
 
 
-def _check_updates(params: PyTree, updates: PyTree) -> None:
+_TO_EXAMPLES = (
+    "an optimizer that wants the gradient of each example, such as optax.contrib.dpsgd, is given "
+    "as fgd.per_example(optimizer), its whole chain"
+)
+
+
+def _check_updates(
+    optimizer: optax.GradientTransformation, params: PyTree, updates: PyTree
+) -> None:
     """ValueError for updates that broadcasting alone would fit to the parameters."""
     wanted, found = (dict(jax.tree_util.tree_leaves_with_path(t)) for t in (params, updates))
     for path, leaf in wanted.items():
         if path not in found or jnp.shape(found[path]) != jnp.shape(leaf):
             got = f"shape {jnp.shape(found[path])}" if path in found else "no leaf"
+            advice = (
+                "per_example gives it the gradient of each example, which it must combine, as "
+                "optax.contrib.differentially_private_aggregate does at the head of a chain"
+                if isinstance(optimizer, PerExample)
+                else _TO_EXAMPLES
+            )
             raise ValueError(
                 f"train_step: the optimizer's update of params{keystr(path)} has {got}, expected "
-                f"{jnp.shape(leaf)}; does it want gradients of another shape, such as one for "
-                "each example?"
+                f"{jnp.shape(leaf)}; {advice}"
             )
