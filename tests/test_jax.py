@@ -55,6 +55,27 @@ def test_closures_as_arguments_are_of_their_settings_and_places():
         np.testing.assert_allclose(program(x), first, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_vmap_draws_otherwise(kind):
+    """Of each kind of key: whether vmap is the loop, and whether it is said, however deep."""
+    keys = jax.random.split(jax.random.key(0, impl=kind), 2)
+    looped = jnp.stack([jax.random.bits(key) for key in keys])
+    is_the_loop = bool((jax.vmap(jax.random.bits)(keys) == looped).all())
+    assert is_the_loop == (kind == "threefry2x32"), ADVICE
+
+    def within(x):
+        return jax.lax.cond(
+            x > 0, lambda: jax.random.normal(jax.random.key(x, impl=kind)), lambda: 0.0
+        )
+
+    checkpointed = jax.checkpoint(lambda x: jax.lax.map(jax.jit(within), x))
+    for function, x in ((jax.random.bits, keys[0]), (checkpointed, jnp.arange(3))):
+        jaxpr = jax.jit(jax.grad(lambda y, f=function, x=x: y * f(x).sum().astype(float)))
+        assert _jax.vmap_draws_otherwise(jaxpr.trace(1.0).jaxpr) != is_the_loop, ADVICE
+    plain = jax.jit(lambda x: jax.lax.rng_bit_generator(x, (2,))).trace(jnp.zeros(4, jnp.uint32))
+    assert _jax.vmap_draws_otherwise(plain.jaxpr), ADVICE
+
+
 @pytest.mark.parametrize("transform", [jax.jit, jax.grad, jax.vmap])
 def test_is_tracing(transform):
     seen = []

@@ -4,6 +4,7 @@ import functools
 import gc
 import itertools
 import weakref
+from contextlib import nullcontext
 
 import hypothesis.strategies as st
 import jax
@@ -236,6 +237,65 @@ def test_axes_are_in_the_order_written():
     for _ in range(2):
         np.testing.assert_array_equal(fgd.sweep(run, a=a, b=b), expected)
         np.testing.assert_array_equal(fgd.sweep(run, b=b, a=a), expected.T)
+
+
+KEYS = {kind: jax.random.split(jax.random.key(0, impl=kind), 3) for kind in ("rbg", "unsafe_rbg")}
+SOURCES = {  # of a run's key, from the value of an axis
+    "an axis": lambda kind, key: key,
+    "a seed": lambda kind, seed: jax.random.key(seed, impl=kind),
+    "the default": lambda kind, seed: jax.random.key(seed),
+    "a closure": lambda kind, seed: jax.random.fold_in(KEYS[kind][0], seed),
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_keys_of_which_vmap_draws_others(kind, source):
+    """Law 3 with each kind of key, wherever it comes from: one run after the other."""
+    seeds, scales = KEYS[kind] if source == "an axis" else jnp.arange(3), jnp.array([1.0, 2.0])
+
+    def run(scale, seed):
+        key = SOURCES[source](kind, seed)
+
+        def body(i, x):
+            return x + jax.random.normal(jax.random.split(key)[0], (2,))
+
+        return scale * jax.lax.fori_loop(0, 2, body, jnp.zeros(2))
+
+    with jax.default_prng_impl(kind) if source == "the default" else nullcontext():
+        once = jax.jit(run)
+        loop = np.array([[once(scale, seed) for seed in seeds] for scale in scales])
+        swept = fgd.sweep(run, scale=scales, seed=seeds)
+        np.testing.assert_allclose(swept, loop, rtol=1e-6)
+        swept = fgd.sweep(run, seed=seeds, scale=scales, max_parallel=3, mesh=MESH)
+        np.testing.assert_allclose(swept, loop.transpose(1, 0, 2), rtol=1e-6)
+    assert len(np.unique(loop)) == 12
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_training_with_keys_of_which_vmap_draws_others(kind):
+    """Under the default that gives such keys to all: shuffling, noise in the loss, and seeds."""
+
+    def run(seed):
+        step = fgd.train_step(lambda w, x, key: w * x[0] * jax.random.normal(key), fgd.sgd(0.1))
+        state = step.init(1.0, key=seed)
+        return fgd.fit(step, state, jnp.arange(5.0), batch_size=2, num_steps=3)[0].params
+
+    with jax.default_prng_impl(kind):
+        once = jax.jit(run)
+        loop = [once(seed) for seed in range(3)]
+        np.testing.assert_allclose(fgd.sweep(run, seed=range(3)), loop, rtol=1e-6)
+
+
+def test_a_run_is_traced_once():
+    traced = []
+
+    def run(seed):
+        traced.append(seed)
+        return jax.random.normal(jax.random.key(seed))
+
+    fgd.sweep(run, seed=range(3))
+    assert len(traced) == 1
 
 
 @pytest.mark.parametrize(

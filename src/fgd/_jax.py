@@ -88,6 +88,24 @@ class ClosuresAsArguments:
             return traced.lower(_private_parameters=options)
 
 
+def vmap_draws_otherwise(jaxpr: Any) -> bool:
+    """Whether a traced function has random bits of which `vmap` draws others than a loop does.
+
+    So it is with keys of the kinds rbg and unsafe_rbg: of several, `vmap` uses the first alone.
+    https://docs.jax.dev/en/latest/jax.random.html
+    """
+    for equation in jaxpr.eqns:
+        dtypes = [getattr(x.aval, "dtype", None) for x in [*equation.invars, *equation.outvars]]
+        keys = [str(x) for x in dtypes if x and jnp.issubdtype(x, jax.dtypes.prng_key)]
+        if equation.primitive.name == "rng_bit_generator" or set(keys) - {"key<fry>"}:
+            return True
+        for value in equation.params.values():
+            inner = value if isinstance(value, tuple | list) else [value]
+            if any(vmap_draws_otherwise(x) for x in inner if hasattr(x, "eqns")):
+                return True
+    return False
+
+
 def all_gather(value: Any) -> Any:
     """A NumPy array of every process, stacked in the order of processes."""
     from jax.experimental.multihost_utils import process_allgather

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,6 +34,9 @@ def sweep(
     `sweep(run, a=a, b=b)[i, j]` is `run(a=a[i], b=b[j])`, up to the rounding of sums in another
     order. Arrays that `run` closes over are arguments of the program, not constants in it. A second
     sweep with the same `run` and axes of the same shapes compiles nothing.
+
+    If keys of the kinds rbg or unsafe_rbg are in `run`, it is computed at one point after the other
+    (on each device), for side by side JAX would draw other numbers from them than in a loop.
 
     Args:
       run: `run(**point) -> pytree of arrays`, a pure function of one point; usually a training run
@@ -103,7 +107,7 @@ def _compiled(
         name, *rest = names
         return jax.vmap(lambda x: product(axes, tuple(rest), {**point, name: x}))(axes[name])
 
-    def program(axes: PyTree) -> PyTree:
+    def arranged(max_parallel: int | None, axes: PyTree) -> PyTree:
         sizes = {name: jax.tree.leaves(axes[name])[0].shape[0] for name in names}
         inner = list(names)  # mapped side by side
         outer = []  # mapped one batch of points after the other, or spread over devices
@@ -137,6 +141,12 @@ def _compiled(
             )
         results = mapped({name: axes[name] for name in inner}, points)
         return jax.tree.map(lambda x: x[:total].reshape(*lengths, *x.shape[1:]), results)
+
+    def program(axes: PyTree) -> PyTree:
+        as_told = jax.jit(partial(arranged, max_parallel), inline=True)
+        with jax.disable_jit(False):
+            jaxpr = as_told.trace(axes).jaxpr  # JAX keeps it for the call below
+        return arranged(1, axes) if _jax.vmap_draws_otherwise(jaxpr) else as_told(axes)
 
     return _jax.ClosuresAsArguments(program, out_shardings=mesh and replicated(mesh))
 
