@@ -214,7 +214,33 @@ def table():
                     (ValueError, "must end in", "a.txt"),
                 ],
                 "stop_when": FUNCTION,
+                "checkpoints": [
+                    (TypeError, r"checkpoints must be fgd.Checkpoints\(directory\)", "a", 3, OBJECT)
+                ],
+                "on_divergence": [
+                    (ValueError, 'on_divergence must be "raise" or "continue"', None, "stop", True)
+                ],
             },
+        ),
+        "fgd.Checkpoints": (
+            "Checkpoints",
+            {"directory": "never made"},
+            {
+                "directory": [
+                    (TypeError, "must be a str or a Path", None, 3, OBJECT),
+                    (NotADirectoryError, "expected a directory or a new path", __file__),
+                ],
+                "every": ints(1, NONE),
+                "keep": ints(1, NONE),
+                "best": [(TypeError, "must be the name of a metric", 3, OBJECT, True)],
+                "maximize": FLAG,
+                "strict": FLAG,
+            },
+        ),
+        "fgd.per_example": (
+            "per_example",
+            {"optimizer": fgd.sgd(0.1)},
+            {"optimizer": [(TypeError, "optimizer must be", None, 3, OBJECT, "adam")]},
         ),
         "fgd.evaluate": (
             "evaluate|apply",
@@ -548,7 +574,8 @@ def table():
                 ],
                 "like": [
                     (TypeError, "expected parameters by name", 3, "w", X, OBJECT),
-                    (ValueError, "does not fit", None, {}, PARAMS * 2),
+                    (TypeError, "expected parameters by name", None, {}),
+                    (ValueError, "does not fit", PARAMS * 2),
                 ],
                 "names": NAMES,
                 "flattened": FLATTENED,
@@ -708,6 +735,7 @@ def table():
 METHODS = {
     "Step.init": STEP.init,
     "Step.__call__": STEP.__call__,
+    "fgd.Checkpoints": fgd.Checkpoints,
     "linear.apply": LINEAR.apply,
     "mlp.init": MODEL.init,
     "mlp.apply": MODEL.apply,
