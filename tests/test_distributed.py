@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -84,30 +85,68 @@ def test_the_number_of_processes_does_not_matter(processes, devices, task, alone
     assert [json.loads(x)["step"] for x in lines if "loss" in x] == list(range(1, 13))
 
 
+# What the one that is left says: fgd's own words, or whichever comes first of the lost connection
+# and the heartbeats that JAX counts.
+DIED = LOST + r"|unhealthy \(stopped sending heartbeats\)|leader task.*died|Heartbeat"
+LEFT = "fgd: process {other} waits in train for process {victim}, which has "
+ENDS = {
+    "killed": DIED,
+    "stopped": DIED,
+    "terminated": DIED,
+    "raises": DIED,
+    "exits": LEFT + r"left it \(SystemExit: 0\)",
+    "catches": LEFT + r"left it \(OSError: the disk is gone\)",
+    "retries": LEFT + r"left it \(OSError: the disk is gone\)",
+    "runs dry": LEFT + r"left it \(ValueError: train: the stream ended after 5 of",
+    "ends before": LEFT + "ended without it",
+}
+SIGNALS = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP, "terminated": signal.SIGTERM}
+
+
 @pytest.mark.parametrize(
-    ("victim", "told"),
-    # Whichever comes first: the lost connection, or the heartbeats that JAX counts.
+    ("how", "victim"),
     [
-        pytest.param(
-            1, LOST + r"|unhealthy \(stopped sending heartbeats\):\s+1\b", marks=pytest.mark.slow
-        ),
-        pytest.param(0, LOST + "|leader task.*died", marks=pytest.mark.slow),
+        pytest.param(how, victim, marks=() if (how, victim) == ("catches", 1) else pytest.mark.slow)
+        for how in ENDS
+        for victim in (1, 0)
     ],
 )
-def test_a_killed_process_ends_the_others(victim, told):
-    """In the middle of training; the other one says whom it lost."""
-    job = start(2, "endless", ".", 1)
+def test_whatever_ends_one_process_ends_the_others(how, victim):
+    """In the middle of training, with a message, soon after the timeout at the latest."""
+    job = start(2, f"{how}-{victim}", ".", 1)
     try:
-        for process in job:
-            assert any(line == "training\n" for line in process.stdout)
-        job[victim].kill()
-        code, errors = ended(job[1 - victim], 30)
+        if how in SIGNALS:
+            for process in job:
+                assert any(line == "training\n" for line in process.stdout)
+            job[victim].send_signal(SIGNALS[how])
+        code, errors = ended(job[1 - victim], 60)
+        if how in ("terminated", "raises"):
+            gone, reason = ended(job[victim], 30)
+            assert gone == {"terminated": -signal.SIGTERM, "raises": 1}[how]
+            if how == "raises":
+                assert "OSError: the disk is gone" in reason
+                assert f"fgd: process {victim} failed; the others end too" in reason
     finally:
         for process in job:
             process.kill()
             process.communicate()
     assert code != 0
-    assert re.search(told, errors), errors
+    assert re.search(ENDS[how].format(other=1 - victim, victim=victim), errors), errors
+
+
+@pytest.mark.slow
+def test_nobody_is_ended_for_an_error_that_all_share():
+    """Nor for waiting, at its end, for a process that is busy longer than the timeout."""
+    job = start(2, "lingers", ".", 1)
+    try:
+        outcomes = [process.communicate(timeout=120) for process in job]
+    finally:
+        for process in job:
+            process.kill()
+            process.communicate()
+    assert [(p.returncode, said) for p, (said, _) in zip(job, outcomes, strict=True)] == [
+        (0, "done\n")
+    ] * 2, outcomes
 
 
 @pytest.mark.slow
@@ -122,18 +161,3 @@ def test_the_example(tmp_path):
     assert len(differences) == 2
     assert all(float(x) < 1e-5 for x in differences)
     assert numbers["loss"] == numbers["on one device"]
-
-
-def test_an_exception_in_one_process_ends_the_others():
-    """Without the wait for each other that an orderly exit has."""
-    job = start(2, "fails", ".", 1)
-    try:
-        (code, errors), (failed, reason) = (ended(process, 60) for process in job)
-    finally:
-        for process in job:
-            process.kill()
-            process.communicate()
-    assert (code != 0, failed) == (True, 1)
-    assert "OSError: the disk is gone" in reason
-    assert "fgd: process 1 failed; the others end too" in reason
-    assert re.search(LOST + r"|unhealthy \(stopped sending heartbeats\):\s+1\b", errors), errors

@@ -76,6 +76,32 @@ def test_vmap_draws_otherwise(kind):
     assert _jax.vmap_draws_otherwise(plain.jaxpr), ADVICE
 
 
+def test_fingerprint_of_closures_as_arguments():
+    """It sees code, shapes, and every value that is closed over; not which object it is."""
+
+    def fingerprint(factor=2.0, data=np.arange(9.0), seed=0, x=jnp.ones(3)):  # noqa: B008
+        known, key = jnp.asarray(data, jnp.float32), jax.random.key(seed)
+        function = lambda x: factor * x + known[:3] + jax.random.normal(key)  # noqa: E731
+        return _jax.ClosuresAsArguments(function).fingerprint(x)
+
+    changes = {"factor": 3.0, "data": np.arange(9.0) + (np.arange(9) == 7), "seed": 1}
+    found = [fingerprint(**{name: value}) for name, value in changes.items()]
+    found += [fingerprint(), fingerprint(x=jnp.ones(1))]
+    assert len(set(found)) == 5, ADVICE
+    assert fingerprint() == fingerprint(), ADVICE
+
+
+def test_trace_settings():
+    named, others = _jax.trace_settings()
+    with jax.default_matmul_precision("float32"):
+        changed, _ = _jax.trace_settings()
+        assert {n for n in named if named[n] != changed[n]} == {"jax_default_matmul_precision"}
+    with jax.numpy_rank_promotion("allow"):
+        assert _jax.trace_settings()[1] != others, ADVICE
+    assert _jax.trace_settings() == (named, others)
+    assert "0x" not in others, ADVICE  # an address, which differs between processes
+
+
 @pytest.mark.parametrize("transform", [jax.jit, jax.grad, jax.vmap])
 def test_is_tracing(transform):
     seen = []
@@ -153,7 +179,8 @@ def test_bilinear_primitive():
 def test_each_use_has_its_test():
     """By its name, here; and the versions it was tried on are those of CI."""
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
-    of_processes = {"all_gather", "reset_compilation_cache"}  # test_distributed.py, test_cache.py
+    # In processes of their own: test_distributed.py, test_cache.py
+    of_processes = {"tell_processes", "told_processes", "reset_compilation_cache"}
     by_another_name = {"ClosuresAsArguments", "is_too_late_to_join", "found_no_launcher"}
     uses = {
         name

@@ -1,7 +1,10 @@
 """One of several processes that run the same program; its results go to a file of its own."""
 
+import contextlib
 import os
+import signal
 import sys
+import time
 import warnings
 
 import jax
@@ -10,6 +13,8 @@ import numpy as np
 import pytest
 
 import fgd
+
+TIMEOUT = 4  # seconds without a heartbeat after which a process counts as dead
 
 
 def problem():
@@ -81,39 +86,117 @@ def everything(mesh, folder, task="everything"):
         fgd.sweep(run, rate=jnp.array([0.1, 0.01, 0.001]), seed=jnp.arange(2), mesh=mesh)
     )
     if jax.process_count() > 1:
-        with pytest.raises(ValueError, match=r"the same on every process, but differ on .* \[1"):
-            fgd.fit(step, start, data[0] + jax.process_index(), num_steps=1, mesh=mesh)
+        refusals(mesh, given)
         alone = jax.make_mesh((1,), ("data",), devices=jax.local_devices()[:1])
         if jax.process_index() == 0:  # a run of its own, that no other process joins
             fgd.train(step, start, data, num_steps=5, mesh=alone, **given.run)
     return results
 
 
-def endless(mesh):
-    """Trains until it is killed."""
+def refusals(mesh, given):
+    """What processes bring that is not the same: every one of them hears of it, and goes on."""
+    me, step, data = jax.process_index(), given.step(), given.data
+    start = given.start(step)
+    params = jax.tree.map(lambda x: x + me, start.params)
+    batch = tuple(np.asarray(x)[: 8 // (me + 1)] for x in data)
+
+    def fit(message, step=step, state=start, data=data, num_steps=2, call=fgd.fit, **change):
+        with pytest.raises(ValueError, match=f"{call.__name__}: processes that .*: the {message}"):
+            call(step, state, data, num_steps=num_steps, mesh=mesh, **given.run | change)
+
+    def sweep(message, rates, data):
+        def run(rate):
+            return fgd.fit(given.step(rate), start, data, num_steps=1, **given.run)[1]["loss"]
+
+        with pytest.raises(ValueError, match=f"sweep: processes that .*: the {message}"):
+            fgd.sweep(run, rate=jnp.asarray(rates), mesh=mesh)
+
+    differ = "program: its loss, optimizer or code differ"
+    fit(differ, given.step(0.1 + me))
+    fit(differ, fgd.train_step(lambda p, b, key: given.loss(p, b, key) * (1 + me), fgd.adam(0.1)))
+    noise = jnp.arange(4.0) + me
+    fit(differ, fgd.train_step(lambda p, b: jnp.sum(p[0]["b"][0] * noise), fgd.adam(0.1)))
+    fit("plan: process 1 has num_steps=50, process 0 num_steps=10", num_steps=50 if me else 10)
+    fit("plan: process 1 has batch_size=8, process 0 batch_size=16", batch_size=8 if me else 16)
+    fit("plan: process 1 has shuffle=False, process 0 shuffle=True", shuffle=not me)
+    fit("plan: process 1 has record_every=2, process 0 record_every=1", record_every=1 + me)
+    fit("plan: process 1 has evaluate_every=2, ", call=fgd.train, evaluate_every=1 + me,
+        stop_when=lambda state, metrics: False)  # fmt: skip
+    fit("data: its values differ", data=(data[0] + me, data[1]))
+    fit("state: its values differ", state=step.init(params))
+    with jax.threefry_partitionable(me == 0):
+        fit("versions and settings: process 1 has jax_threefry_partitionable=False, process 0 ")
+    with pytest.raises(ValueError, match="plan: process 1 has call=train, process 0 call=fit"):
+        (fgd.train if me else fgd.fit)(step, start, data, num_steps=2, mesh=mesh, **given.run)
+    streamed = {"num_steps": 2, "mesh": mesh}
+    with pytest.raises(ValueError, match="process 1 has given=a stream, process 0 given=arrays"):
+        fgd.train(step, start, iter([batch] * 2) if me else data, **streamed)
+    with pytest.raises(ValueError, match=r"process 1 has batch=float64\[4, 3\].*=float64\[8, 3\]"):
+        fgd.train(step, start, iter([batch] * 2), **streamed)
+    same = tuple(x[:4] for x in batch)
+    with pytest.raises(ValueError, match=differ):
+        fgd.train(given.step(0.1 + me), start, iter([same] * 2), **streamed)
+    sweep("axes: their values differ", [0.1, 0.2 + me], data)
+    sweep("plan: process 1 has lengths=3, process 0 lengths=2", [0.1, 0.2, 0.3][: 2 + me], data)
+    sweep(differ, [0.1, 0.2], tuple(x + me for x in data))
+
+
+def ends(mesh, how, victim):
+    """One process ends, in one of many ways, while the others train on."""
+    given, mine = problem(), jax.process_index() == victim
+    step = given.step()
+    start = given.start(step)
+    run = {"num_steps": 10**9, "mesh": mesh}
+
+    def evaluate(state):
+        print("training", flush=True)
+        if mine and how == "exits":
+            sys.exit(0)
+        if mine and how in ("raises", "catches", "retries"):
+            raise OSError("the disk is gone")
+        return {}
+
+    def share():
+        for _ in range(5 if mine else 10**9):
+            yield tuple(np.asarray(x)[:8] for x in given.data)
+
+    try:
+        if how == "runs dry":
+            fgd.train(step, start, share(), **run)
+        if how == "ends before":
+            fgd.fit(step, start, given.data, num_steps=2, mesh=mesh)
+            if mine:
+                return
+        fgd.train(step, start, given.data, evaluate=evaluate, evaluate_every=500, **run)
+    except (OSError, ValueError):
+        if how == "raises" or not mine:
+            raise
+    if how == "retries":  # its messages must not be taken for those that the others wait for
+        fgd.train(step, start, given.data, **run)
+    signal.pause()
+
+
+def lingers(mesh):
+    """All meet the same errors and go on; then process 0 has work of its own, for long."""
     given = problem()
     step = given.step()
 
     def evaluate(state):
-        print("training", flush=True)
-        return {}
+        raise OSError("the disk is gone")
 
-    options = {"evaluate": evaluate, "evaluate_every": 500}
-    fgd.train(step, given.start(step), given.data, num_steps=10**9, mesh=mesh, **options)
-
-
-def fails(mesh):
-    """Its process 1 reads a broken file."""
-    given = problem()
-    step = given.step()
-
-    def share():
-        for t in range(100):
-            if t == 5 and jax.process_index() == 1:
-                raise OSError("the disk is gone")
-            yield tuple(np.asarray(x)[:8] for x in given.data)
-
-    fgd.train(step, given.start(step), share(), num_steps=100, mesh=mesh)
+    for k in range(6):
+        with pytest.raises(OSError, match="gone") if k % 3 else contextlib.nullcontext():
+            fgd.train(
+                step,
+                given.start(step),
+                given.data,
+                num_steps=4,
+                mesh=mesh,
+                evaluate=evaluate if k % 3 else None,
+            )
+    if jax.process_index() == 0:
+        time.sleep(2.5 * TIMEOUT)
+    print("done", flush=True)
 
 
 if __name__ == "__main__":
@@ -121,9 +204,12 @@ if __name__ == "__main__":
     task, folder, devices = sys.argv[1:]
     jax.config.update("jax_num_cpu_devices", int(devices))
     jax.config.update("jax_enable_x64", True)
-    mesh = fgd.parallel.init(initialization_timeout=30, heartbeat_timeout=4)
-    if task in ("everything", "little"):
+    mesh = fgd.parallel.init(initialization_timeout=30, heartbeat_timeout=TIMEOUT)
+    how, _, victim = task.partition("-")
+    if victim:
+        ends(mesh, how, int(victim))
+    elif task == "lingers":
+        lingers(mesh)
+    else:
         name = os.environ.get("JAX_PROCESS_ID", "alone")
         np.savez(f"{folder}/{jax.process_count()}-{name}.npz", **everything(mesh, folder, task))
-    else:
-        {"endless": endless, "fails": fails}[task](mesh)

@@ -3,12 +3,15 @@
 When JAX changes one of these, a test of `tests/test_jax.py` fails by its name.
 """
 
+import enum
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -46,6 +49,7 @@ class ClosuresAsArguments:
     def __init__(self, function: Callable[..., Any], **jit_options: Any) -> None:
         self._jitted = jax.jit(function, **jit_options)
         self._programs: dict[Any, Any] = {}
+        self._fingerprints: dict[Any, str] = {}
 
     def lower(self, *args: Any) -> Any:
         """What is compiled for arguments like these."""
@@ -62,6 +66,18 @@ class ClosuresAsArguments:
         if kind not in self._programs:
             self._programs[kind] = self._compile(traced)
         return self._programs[kind](*args)
+
+    def fingerprint(self, *args: Any) -> str:
+        """The same for functions that compute alike, and for no others; before it is compiled."""
+        traced = self._trace(*args)
+        if traced.jaxpr not in self._fingerprints:
+            lowered = self._lower(traced)
+            digest = hashlib.sha256(lowered.as_text().encode())
+            for x in lowered._lowering.const_args:
+                key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+                digest.update(np.asarray(jax.random.key_data(x) if key else x).tobytes())
+            self._fingerprints[traced.jaxpr] = digest.hexdigest()
+        return self._fingerprints[traced.jaxpr]
 
     def _compile(self, traced: Any) -> Any:
         """The program, with copies of its own of what the function closes over.
@@ -106,11 +122,39 @@ def vmap_draws_otherwise(jaxpr: Any) -> bool:
     return False
 
 
-def all_gather(value: Any) -> Any:
-    """A NumPy array of every process, stacked in the order of processes."""
-    from jax.experimental.multihost_utils import process_allgather
+def trace_settings() -> tuple[dict[str, Any], str]:
+    """The settings on which programs depend: those that users know, by name; and the rest."""
+    from jax._src import config
 
-    return process_allgather(value)
+    named = {name: getattr(jax.config, name) for name in _SETTINGS}
+    plain = bool | int | str | enum.Enum | None
+    return named, repr([x for x in config.trace_context() if isinstance(x, plain)])
+
+
+_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_numpy_dtype_promotion",
+)
+
+
+def tell_processes(key: str, value: str) -> None:
+    """Leaves a note for all processes with JAX's coordination service, over an earlier one."""
+    _coordination().key_value_set(key, value, allow_overwrite=True)
+
+
+def told_processes(folder: str) -> dict[str, str]:
+    """The notes in a folder, by the rest of their keys."""
+    found = _coordination().key_value_dir_get(folder)
+    return {key.removeprefix(f"{folder}/"): value for key, value in found}
+
+
+def _coordination() -> Any:
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 def reset_compilation_cache() -> None:

@@ -10,6 +10,7 @@ from fgd._run.plan import Options, Plan, Stream, as_data, prepare
 from fgd._run.state import Metrics, TrainState
 from fgd._run.step import Step, Update
 from fgd.parallel._placement import block_on_cpu, within
+from fgd.parallel._watch import together
 
 
 def fit(
@@ -69,13 +70,14 @@ def fit(
             "streams of batches"
         )
     options = Options(batch_size, num_steps, num_epochs, shuffle, record_every, mesh)
-    ready = prepare("fit", step, state, data, options)
-    program = step.program(run, static_argnames=("plan", "records"))
-    with within(ready.plan.mesh):
-        results = program(
-            ready.state, ready.data, plan=ready.plan, records=ready.steps // record_every
-        )
-    return block_on_cpu(ready.plan.mesh, results)
+    with together("fit", mesh):
+        ready = prepare("fit", step, state, data, options)
+        program = step.program(run, static_argnames=("plan", "records"))
+        with within(ready.plan.mesh):
+            results = program(
+                ready.state, ready.data, plan=ready.plan, records=ready.steps // record_every
+            )
+        return block_on_cpu(ready.plan.mesh, results)
 
 
 def run(

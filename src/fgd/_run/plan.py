@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, PartitionSpec as P
 
+from fgd import _jax
 from fgd._checks import PyTree, count, describe, is_concrete
+from fgd._run.alike import require_same_run, same_stream
 from fgd._run.order import Order
 from fgd._run.state import TrainState, require_state
 from fgd._run.step import Step
@@ -15,6 +17,7 @@ from fgd.parallel._placement import (
     AXIS,
     constrain,
     data_mesh,
+    is_multi_process,
     place,
     replicated,
     require_devices_in_common,
@@ -30,7 +33,10 @@ class Stream(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The arguments that `fit` and `train` share, as they were given."""
+    """The arguments that `fit` and `train` share, as they were given.
+
+    And `looks`: what `train` does between calls, at which processes must meet.
+    """
 
     batch_size: Any = None
     num_steps: Any = None
@@ -38,6 +44,7 @@ class Options(NamedTuple):
     shuffle: Any = True
     record_every: Any = 1
     mesh: Any = None
+    looks: Any = None
 
 
 class Plan(NamedTuple):
@@ -118,13 +125,22 @@ def prepare(caller: str, step: Any, state: Any, data: Any, options: Options) -> 
         data = on_device(caller, "data", data)
     if mesh is None:
         require_devices_in_common(caller, state=state, data=() if streamed else data)
-    elif streamed:
-        state = place(caller, mesh, state)
-    else:
-        state, data = place(caller, mesh, (state, data))
-    if mesh is not None:
-        plan = plan._replace(specs=specs(state))
-    return Run(plan, state, data, steps)
+        return Run(plan, state, data, steps)
+    if is_multi_process(mesh) and not _jax.is_tracing():
+        known = {
+            "num_steps": steps,
+            "record_every": record_every,
+            "step": int(state.step),
+            "devices": dict(mesh.shape),
+            **(options.looks or {}),
+        }
+        if streamed:
+            data = Stream(same_stream(step, state, data.batches, mesh, known))
+        else:
+            require_same_run(caller, step, state, data, order, mesh, known)
+    state = place(mesh, state)
+    data = data if streamed else place(mesh, data)
+    return Run(plan._replace(specs=specs(state)), state, data, steps)
 
 
 def as_data(caller: str, data: Any) -> PyTree | Stream:

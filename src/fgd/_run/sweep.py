@@ -16,7 +16,16 @@ from fgd._checks import IntegerOverflowError, PyTree, count, describe, require_c
 from fgd._keys import has_keys
 from fgd._run.programs import keep, weak
 from fgd._trees import leaves, on_device, strong
-from fgd.parallel._placement import AXIS, block_on_cpu, data_mesh, place, replicated
+from fgd.parallel._agreement import digest, require_alike
+from fgd.parallel._placement import (
+    AXIS,
+    block_on_cpu,
+    data_mesh,
+    is_multi_process,
+    place,
+    replicated,
+)
+from fgd.parallel._watch import together
 
 Run = Callable[..., PyTree]
 
@@ -83,7 +92,12 @@ def sweep(
         lambda: _compiled(weak(run), names, max_parallel, mesh),
     )
     try:
-        return block_on_cpu(mesh, program(place("sweep", mesh, axes) if mesh else axes))
+        if mesh is None:
+            return program(axes)
+        with together("sweep", mesh):
+            placed = place(mesh, axes)
+            _require_same_sweep(program, axes, placed, max_parallel, mesh)
+            return block_on_cpu(mesh, program(placed))
     except (TypeError, IndexError) as error:  # JAX has several for what can't be traced
         if not _runs_alone(run, axes):
             raise
@@ -93,6 +107,23 @@ def sweep(
             f"varies ({what}); what decides shapes or code, such as architectures and batch "
             "sizes, can't be an axis: loop over it in Python, around sweep"
         ) from error
+
+
+def _require_same_sweep(
+    program: Any, axes: PyTree, placed: PyTree, max_parallel: int | None, mesh: Mesh
+) -> None:
+    """ValueError on every process that shares `mesh`, if one of them is about to do otherwise."""
+    if is_multi_process(mesh) and not _jax.is_tracing():
+        require_alike(
+            "sweep",
+            mesh,
+            names=", ".join(axes),
+            lengths=", ".join(str(len(jax.tree.leaves(axis)[0])) for axis in axes.values()),
+            max_parallel=max_parallel,
+            devices=dict(mesh.shape),
+            program=program.fingerprint(placed),
+            axes=digest(axes),
+        )
 
 
 def _compiled(

@@ -4,10 +4,12 @@ import base64
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from fgd._checks import PyTree
 from fgd._run.plan import Stream
 from fgd.checkpoint._folder import About
+from fgd.parallel._placement import participants
 
 Position = dict[str, Any]  # what JSON can hold
 
@@ -23,25 +25,26 @@ def position(data: PyTree | Stream) -> Position | None:
     return {"value": value}
 
 
-def move(stream: Stream, about: About, first: int, spread: bool) -> None:
+def move(stream: Stream, about: About, first: int, mesh: Mesh | None) -> None:
     """Takes a stream to where it stood at a checkpoint.
 
     Args:
       stream: the data of this process.
       about: the checkpoint.
       first: the step of the state that was given, where a stream that can't be moved stands.
-      spread: whether the run is of several processes.
+      mesh: of several processes, each of which has its own stream; or None.
 
     Raises:
       ValueError: it can't be moved, or there were as many streams as there are no processes now.
     """
     places = about["own"]
-    if spread and len(places) != jax.process_count():
+    processes = [jax.process_index()] if mesh is None else participants(mesh)
+    if len(places) != len(processes):
         raise ValueError(
             f"train: the checkpoint has the places of {len(places)} processes' streams, and now "
-            f"there are {jax.process_count()} processes; start as many as then"
+            f"there are {len(processes)} processes; start as many as then"
         )
-    place = places[jax.process_index() if spread else 0]
+    place = places[processes.index(jax.process_index())]
     set_state = getattr(stream.batches, "set_state", None)
     if place is not None and set_state is not None:
         set_state(base64.b64decode(place["bytes"]) if "bytes" in place else place["value"])

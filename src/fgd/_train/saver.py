@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import jax
-
 from fgd._checks import PyTree, describe
 from fgd._run.plan import Run, Stream
 from fgd._run.step import Step
@@ -19,7 +17,7 @@ from fgd.checkpoint import _arrays
 from fgd.checkpoint._checkpoints import Checkpoints, newest_intact, warn_damaged
 from fgd.checkpoint._folder import About, Folder, MisfitError, locked
 from fgd.checkpoint._journal import Journal, Mark
-from fgd.parallel._placement import attempt, is_spread
+from fgd.parallel._placement import attempt, leads, shared_mesh
 
 
 @contextmanager
@@ -28,7 +26,7 @@ def saving(checkpoints: Checkpoints | None, step: Step, run: Run) -> Iterator["S
     if checkpoints is None:
         yield None
         return
-    with locked("train", checkpoints.path, is_spread(run.state)) as folder:
+    with locked("train", checkpoints.path, shared_mesh(run.state)) as folder:
         yield Saver(checkpoints, folder, step, run)
 
 
@@ -36,20 +34,18 @@ class Saver:
     """Takes a record back to the newest checkpoint, and makes others.
 
     Attributes:
-      place: where the log stood at that checkpoint.
-      resumed: its step; None: the run begins.
+      resumed: the step of that checkpoint; None: the run begins.
       stopped: whether the run was ended there by `stop_when`.
     """
 
     def __init__(self, checkpoints: Checkpoints, folder: Folder, step: Step, run: Run) -> None:
         self._checkpoints, self._folder, self._step, self._run = checkpoints, folder, step, run
         self._first = int(run.state.step)
-        self._spread = is_spread(run.state)
+        self._mesh = shared_mesh(run.state)
         self._journal = Journal(folder.path / "history")
         self._ours = identity(step, run)
         self._saved: int | None = None
         self._best: float | None = None
-        self.place: Place | None = None
         self.resumed: int | None = None
         self.stopped = False
 
@@ -58,8 +54,11 @@ class Saver:
         every = self._checkpoints.every
         return done + every - (self._first + done) % every
 
-    def resume(self, record: Record) -> None:
+    def resume(self, record: Record) -> tuple[Place | None, int | None]:
         """Takes the record to the newest intact checkpoint of this run, if there is one.
+
+        Returns:
+          Where the log stood then, and the checkpoint's step; None if the run begins.
 
         Raises:
           ValueError: the directory is another run's; nothing in it is whole.
@@ -67,14 +66,14 @@ class Saver:
         folder, end = self._folder, self._first + self._run.steps
         steps = folder.steps()
         if not steps:
-            return
+            return None, None
         if steps[-1] > end:
             raise ValueError(
                 f"train: {folder.path} has checkpoints up to step {steps[-1]}, beyond the end of "
                 f"this run at {end}; one directory is for one run: give another, or more steps"
             )
         usable = [step for step in steps if step >= self._first]
-        about, found, damaged = newest_intact(folder, usable, self._spread, self._read)
+        about, found, damaged = newest_intact(folder, usable, self._mesh, self._read)
         if about is None:
             what = "; ".join(damaged) or f"the newest is of step {steps[-1]}"
             raise ValueError(
@@ -85,7 +84,7 @@ class Saver:
         state, pieces = found
         record.restore(state, about["step"], about["run"]["start"], pieces, about["unseen"])
         if isinstance(self._run.data, Stream):
-            move(self._run.data, about, self._first, self._spread)
+            move(self._run.data, about, self._first, self._mesh)
         mark = Mark(*about["history"])
 
         def clear() -> None:
@@ -94,13 +93,14 @@ class Saver:
                     folder.set_aside(step)
             self._journal.cut(mark)
 
-        attempt("train", self._spread, clear if self._leads else None)
+        attempt("train", self._mesh, clear if self._leads else None)
         self._journal.mark = mark
         known = ("start", "leaves", "program") if self._is_stream else ("start", "leaves")
         self._ours |= {name: about["run"][name] for name in known}
         self._saved = self.resumed = about["step"]
-        self.place, self._best = about["log"], about["best"]
+        self._best = about["best"]
         self.stopped = about["stopped"] and about["step"] > self._first
+        return about["log"], self.resumed
 
     def begin(self, record: Record) -> None:
         """The first checkpoint is the start itself, if the run was not resumed."""
@@ -119,7 +119,7 @@ class Saver:
         def keep_history() -> None:
             self._journal.append(piece)
 
-        attempt("train", self._spread, keep_history if self._leads else None)
+        attempt("train", self._mesh, keep_history if self._leads else None)
         extra = {
             "run": self._ours,
             "history": self._journal.mark,
@@ -167,7 +167,7 @@ class Saver:
 
     @property
     def _leads(self) -> bool:
-        return not self._spread or jax.process_index() == 0
+        return leads(self._mesh)
 
     @property
     def _is_stream(self) -> bool:

@@ -24,7 +24,8 @@ from fgd._train.saver import Saver, check_checkpoints, saving
 from fgd._train.schedule import Pace, Schedule, schedule_of
 from fgd._trees import leaves
 from fgd.checkpoint._checkpoints import Checkpoints
-from fgd.parallel._placement import agree, is_multi_process, on_all
+from fgd.parallel._placement import agree, is_multi_process
+from fgd.parallel._watch import together
 
 
 @replaced(
@@ -106,42 +107,48 @@ def train(
       >>> history["evaluate"]["step"].tolist(), history["evaluate"]["loss"].shape
       ([3, 6, 9], (3,))
     """
-    data = as_data("train", data)
-    options = Options(batch_size, num_steps, num_epochs, shuffle, record_every, mesh)
-    arrays = () if isinstance(data, Stream) else data
-    known = [leaf for _, leaf in leaves("train", "data", arrays)] + jax.tree.leaves(state)
-    if not all(map(is_concrete, known)):
-        raise TypeError("train: inside jit, vmap or grad, use fit; train is a program around it")
-    if on_divergence not in ("raise", "continue"):
-        raise ValueError(
-            f'train: on_divergence must be "raise" or "continue", got {on_divergence!r}'
-        )
-    run = prepare("train", step, state, data, options)
-    look = look_of(step, evaluate, stop_when)
-    schedule = schedule_of(run, look is not None, evaluate_every)
-    check_checkpoints(checkpoints, step, run, evaluate)
-    if is_multi_process(run.plan.mesh) and jax.process_index() > 0:  # process 0 speaks for all
-        progress, log = False, None
-    record = Record(run.state, schedule.first, run.plan.record_every)
-    try:
-        with Interrupts() as interrupts, saving(checkpoints, step, run) as saver:
-            if saver is not None:
-                saver.resume(record)
-            place, resumed = (saver.place, saver.resumed) if saver is not None else (None, None)
-            with (
-                open_log(log, place, resumed) as record.log,
-                Bar(run.steps, progress, record.done) as record.bar,
-            ):
-                asked = _drive(
-                    step, run, schedule, record, interrupts, look, saver, on_divergence == "raise"
-                )
-        end(
-            asked or interrupts.asked, record.done, run.steps, checkpoints and str(checkpoints.path)
-        )
-    except BaseException as error:
-        _leave(error, record)
-        raise
-    return record.state, record.history()
+    looks = {
+        "evaluate": evaluate is not None,
+        "evaluate_every": evaluate_every,
+        "stop_when": stop_when is not None,
+        "checkpoints": checkpoints is not None,
+        "on_divergence": on_divergence,
+    }
+    options = Options(batch_size, num_steps, num_epochs, shuffle, record_every, mesh, looks)
+    with together("train", mesh):
+        data = as_data("train", data)
+        arrays = () if isinstance(data, Stream) else data
+        known = [leaf for _, leaf in leaves("train", "data", arrays)] + jax.tree.leaves(state)
+        if not all(map(is_concrete, known)):
+            raise TypeError(
+                "train: inside jit, vmap or grad, use fit; train is a program around it"
+            )
+        if on_divergence not in ("raise", "continue"):
+            raise ValueError(
+                f'train: on_divergence must be "raise" or "continue", got {on_divergence!r}'
+            )
+        run = prepare("train", step, state, data, options)
+        look = look_of(step, evaluate, stop_when)
+        schedule = schedule_of(run, look is not None, evaluate_every)
+        check_checkpoints(checkpoints, step, run, evaluate)
+        if is_multi_process(run.plan.mesh) and jax.process_index() > 0:  # 0 speaks for all
+            progress, log = False, None
+        record = Record(run.state, schedule.first, run.plan.record_every)
+        try:
+            with Interrupts() as interrupts, saving(checkpoints, step, run) as saver:
+                place, resumed = saver.resume(record) if saver is not None else (None, None)
+                with (
+                    open_log(log, place, resumed) as record.log,
+                    Bar(run.steps, progress, record.done) as record.bar,
+                ):
+                    check = on_divergence == "raise"
+                    asked = _drive(step, run, schedule, record, interrupts, look, saver, check)
+            kept = str(checkpoints.path) if checkpoints is not None else None
+            end(asked or interrupts.asked, record.done, run.steps, kept)
+        except BaseException as error:
+            _leave(error, record)
+            raise
+        return record.state, record.history()
 
 
 def _drive(
@@ -156,7 +163,6 @@ def _drive(
 ) -> int:
     """Call after call, to the end of the run or to the signal that ends it, which it returns."""
     mesh, every, pace = run.plan.mesh, run.plan.record_every, Pace()
-    spread = is_multi_process(mesh)
     if isinstance(run.data, Stream):
         saw = saver.saw if saver is not None else None
         advance = of_stream(step, run.data.batches, run.plan, run.steps, check, saw)
@@ -175,11 +181,13 @@ def _drive(
         records = min((stop_at - record.done) // every, pace.records)
         start = time.perf_counter()
         advance(record, records)
-        seconds, _ = agree(mesh, time.perf_counter() - start, False)
-        pace.learn(records, seconds)
+        seconds = time.perf_counter() - start
         asked = interrupts.asked
         seen, stop = look(record) if look is not None and record.done == look_at else (None, False)
-        asked, term, stop = on_all(spread, bool(asked), asked == signal.SIGTERM, stop)
+        seconds, asked, term, stop = agree(
+            mesh, seconds, bool(asked), asked == signal.SIGTERM, stop
+        )
+        pace.learn(records, seconds)
         is_end = stop or asked or record.done >= run.steps
         if saver is not None:
             value, is_best = saver.value(seen)

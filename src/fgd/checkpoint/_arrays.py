@@ -48,14 +48,14 @@ def merge(parts: Iterable[Leaves]) -> Leaves:
     return first
 
 
-def save(caller: str, folder: Path, tree: PyTree, participants: set[int] | None) -> None:
+def save(caller: str, folder: Path, tree: PyTree, participants: set[int]) -> None:
     """Writes the arrays of a tree into a new folder, as Orbax does; OSError if it can't.
 
     Args:
       caller: the public function, for messages.
       folder: where; it is made.
       tree: arrays of JAX's.
-      participants: the processes that call this together; None: all.
+      participants: the processes that call this together.
     """
     arrays = {name: _data(leaf) for name, leaf in _trees.named(caller, tree).items()}
     values = {_file(name): _whole(x) for name, x in arrays.items() if x.size}  # Orbax's limit
@@ -186,15 +186,15 @@ def _file(name: str) -> str:
     return quoted if len(quoted) <= 200 else hashlib.sha256(name.encode()).hexdigest()
 
 
-def _orbax(folder: Path, participants: set[int] | None) -> tuple[Any, Any, Any]:
+def _orbax(folder: Path, participants: set[int]) -> tuple[Any, Any, Any]:
     """Orbax's handler of trees, its arguments, and the folder in its words."""
     import orbax.checkpoint as ocp
     from etils import epath
 
     together = ocp.options.MultiprocessingOptions(
-        primary_host=min(participants) if participants else 0,
+        primary_host=min(participants),
         active_processes=participants,
-        barrier_sync_key_prefix=None if participants is None else f"fgd{min(participants)}",
+        barrier_sync_key_prefix=f"fgd{'-'.join(map(str, sorted(participants)))}",
     )
     # One file for each array: OCDBT, for thousands of them, took four times as long for 1 GB.
     handler = ocp.PyTreeCheckpointHandler(

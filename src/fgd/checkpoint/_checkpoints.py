@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from fgd import _checks
 from fgd._checks import PyTree
 from fgd.checkpoint import _arrays
 from fgd.checkpoint._folder import About, Folder, MisfitError, locked
-from fgd.parallel._placement import is_spread, on_all
+from fgd.parallel._placement import agree, shared_mesh
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Checkpoints:
           OSError: it can't be written; those that were there stay.
         """
         caller, step = "checkpoints.save", int(_step(state))
-        with locked(caller, self.path, is_spread(state)) as folder:
+        with locked(caller, self.path, shared_mesh(state)) as folder:
             if step in folder.steps():
                 raise FileExistsError(f"{caller}: {self.directory} has a checkpoint of step {step}")
             folder.save(caller, step, state, {})
@@ -130,14 +131,14 @@ class Checkpoints:
         if not steps:
             which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
             raise FileNotFoundError(f"{caller}: there is {which} in {self.directory}")
-        spread = is_spread(like)
+        mesh = shared_mesh(like)
 
         def read(about: About) -> PyTree:
             if problem := _arrays.misfit(about["leaves"], like):
                 raise MisfitError(f"{caller}: {self.directory} does not fit like: {problem}")
             return folder.load(caller, about, like)
 
-        _, state, damaged = newest_intact(folder, steps, spread, read)
+        _, state, damaged = newest_intact(folder, steps, mesh, read)
         if state is None:
             raise ValueError(
                 f"{caller}: nothing in {self.directory} is whole: {'; '.join(damaged)}"
@@ -168,7 +169,7 @@ class Checkpoints:
 
 
 def newest_intact(
-    folder: Folder, steps: list[int], spread: bool, read: Callable[[About], Any]
+    folder: Folder, steps: list[int], mesh: Mesh | None, read: Callable[[About], Any]
 ) -> tuple[About | None, Any, list[str]]:
     """The newest checkpoint that every process can read, what was read, and the others' faults."""
     damaged = []
@@ -181,7 +182,7 @@ def newest_intact(
             refusal = error
         except Exception as error:  # whatever Orbax makes of damaged files
             fault = str(error).splitlines()[0] if str(error) else type(error).__name__
-        refused, failed = on_all(spread, refusal is not None, bool(fault))
+        _, refused, failed = agree(mesh, 0.0, refusal is not None, bool(fault))
         if refusal is not None:
             raise refusal
         if refused:

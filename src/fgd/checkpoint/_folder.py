@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from fgd import _files
 from fgd._checks import PyTree
 from fgd.checkpoint import _arrays
-from fgd.parallel._placement import attempt, is_spread
+from fgd.parallel._placement import attempt, leads, participants, shared_mesh
 
 FORMAT = 1
 _ABOUT, _ARRAYS, _LOCK = "about.json", "arrays", "lock"
@@ -91,8 +92,8 @@ class Folder:
           extra: what else the checkpoint says of itself; that of process 0 counts.
           own: what each process has of its own.
         """
-        spread = is_spread(tree)
-        leads = not spread or jax.process_index() == 0
+        mesh = shared_mesh(tree)
+        everyone = {jax.process_index()} if mesh is None else set(participants(mesh))
         new, folder = self.path / f".{step:010d}.tmp", self._of(step)
 
         def begin() -> None:
@@ -100,8 +101,7 @@ class Folder:
             new.mkdir()
 
         def store() -> None:
-            participants = None if spread else {jax.process_index()}
-            _arrays.save(caller, new / _ARRAYS, tree, participants)
+            _arrays.save(caller, new / _ARRAYS, tree, everyone)
             part = json.dumps([_arrays.describe(caller, tree), own])
             (new / f"part-{jax.process_index():06d}").write_text(part)
 
@@ -125,9 +125,9 @@ class Folder:
             _sync(self.path)
 
         try:
-            attempt(caller, spread, begin if leads else None)
-            attempt(caller, spread, store)
-            attempt(caller, spread, finish if leads else None)
+            attempt(caller, mesh, begin if leads(mesh) else None)
+            attempt(caller, mesh, store)
+            attempt(caller, mesh, finish if leads(mesh) else None)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise
@@ -157,16 +157,15 @@ class Folder:
 
 
 @contextmanager
-def locked(caller: str, path: Path, spread: bool) -> Iterator[Folder]:
+def locked(caller: str, path: Path, mesh: Mesh | None) -> Iterator[Folder]:
     """The directory, made if need be, for one run at a time.
 
-    Process 0 holds the lock for all of a spread run. The system frees it when that process ends.
+    One process holds the lock for all that share `mesh`. The system frees it when that one ends.
 
     Raises:
       BlockingIOError: another run has it.
       OSError: it can't be made or written to.
     """
-    leads = not spread or jax.process_index() == 0
     free: Callable[[], None] | None = None
 
     def acquire() -> None:
@@ -178,7 +177,7 @@ def locked(caller: str, path: Path, spread: bool) -> Iterator[Folder]:
         Folder(path).sweep()
 
     try:
-        attempt(caller, spread, acquire if leads else None)
+        attempt(caller, mesh, acquire if leads(mesh) else None)
         yield Folder(path)
     finally:
         if free is not None:

@@ -1,6 +1,5 @@
 """Devices in a mesh, and what lies where on them."""
 
-import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeGuard
@@ -10,7 +9,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from jax.tree_util import keystr
 
-from fgd import _jax
 from fgd._checks import PyTree, describe, is_concrete
 from fgd._keys import has_keys
 
@@ -75,8 +73,11 @@ def require_devices_in_common(caller: str, **trees: PyTree) -> None:
             )
 
 
-def place(caller: str, mesh: Mesh, tree: PyTree) -> PyTree:
-    """`tree` on the devices of `mesh`: as its caller placed it there, or else replicated."""
+def place(mesh: Mesh, tree: PyTree) -> PyTree:
+    """`tree` on the devices of `mesh`: as its caller placed it there, or else replicated.
+
+    Where several processes share the mesh, each must bring the same values.
+    """
 
     def placed(leaf: Any) -> Any:
         if not is_concrete(leaf):
@@ -92,8 +93,6 @@ def place(caller: str, mesh: Mesh, tree: PyTree) -> PyTree:
         whole = np.asarray(leaf)
         return jax.make_array_from_process_local_data(replicated(mesh), whole, whole.shape)
 
-    if is_multi_process(mesh):
-        _require_equal(caller, tree)
     return jax.tree.map(placed, tree)
 
 
@@ -112,23 +111,6 @@ def constrain(mesh: Mesh, specs: tuple[P | None, ...], tree: PyTree) -> PyTree:
     return treedef.unflatten(constrained)
 
 
-def _require_equal(caller: str, tree: PyTree) -> None:
-    """ValueError where processes bring values of their own, from which their runs would diverge."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if is_concrete(leaf) and getattr(leaf, "is_fully_addressable", True):
-            whole = np.asarray(jax.random.key_data(leaf) if has_keys(leaf) else leaf)
-            digest.update(f"{keystr(path)} {whole.dtype} {whole.shape}".encode())
-            digest.update(whole.tobytes())
-    digests = _jax.all_gather(np.frombuffer(digest.digest(), np.uint8))
-    if (digests != digests[0]).any():
-        raise ValueError(
-            f"{caller}: state and data must be the same on every process, but differ on processes "
-            f"{np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()} from those on process "
-            "0; give each the whole of them, or train on a stream of each one's own share"
-        )
-
-
 def block_on_cpu(mesh: Mesh | None, results: PyTree) -> PyTree:
     """`results`; computed already, where several processes share a mesh of CPUs.
 
@@ -140,39 +122,62 @@ def block_on_cpu(mesh: Mesh | None, results: PyTree) -> PyTree:
     return results
 
 
-def agree(mesh: Mesh | None, seconds: float, stop: bool) -> tuple[float, bool]:
-    """The same on every process: the seconds of process 0, and whether any of them wants to stop.
+def agree(mesh: Mesh | None, seconds: float, *flags: bool) -> tuple[float, *tuple[bool, ...]]:
+    """The same on every process: the seconds of the first, and of each flag whether any has it.
 
     They must decide alike, or one would wait for ever in a step that another does not take.
     """
     if not is_multi_process(mesh):
-        return seconds, stop
-    all_of_them = _jax.all_gather(np.array([seconds, stop], np.float32))
-    return float(all_of_them[0, 0]), bool(all_of_them[:, 1].any())
+        return seconds, *flags
+    rows = np.stack([*gather(mesh, np.array([seconds, *flags], np.float32)).values()])
+    return float(rows[0, 0]), *(bool(rows[:, i].any()) for i in range(1, 1 + len(flags)))
 
 
-def is_spread(tree: PyTree) -> bool:
-    """Whether some array of a tree lies on several processes, which then act together."""
-    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
-    return any(not leaf.is_fully_addressable for leaf in arrays)
+def gather(mesh: Mesh, value: np.ndarray) -> dict[int, np.ndarray]:
+    """The values of all processes that share `mesh`, of one shape, by the number of the process."""
+    first: dict[int, Any] = {}
+    for device in mesh.devices.flat:
+        first.setdefault(device.process_index, device)
+    processes = sorted(first)
+    line = Mesh(np.array([first[process] for process in processes]), (AXIS,))
+    rows = jax.make_array_from_process_local_data(split(line), value[None])
+    with within(line):
+        everyone = np.asarray(jax.jit(_unchanged, out_shardings=replicated(line))(rows))
+    return dict(zip(processes, everyone, strict=True))
 
 
-def on_all(spread: bool, *flags: bool) -> tuple[bool, ...]:
-    """Each flag, true where it is on any process of a spread run."""
-    if not spread:
-        return flags
-    return tuple(bool(x) for x in _jax.all_gather(np.array(flags)).any(axis=0))
+def _unchanged(x: jax.Array) -> jax.Array:
+    return x
 
 
-def attempt(caller: str, spread: bool, action: Callable[[], None] | None) -> None:
-    """`action()`; all processes of a spread run learn of it if it fails on one of them."""
+def shared_mesh(tree: PyTree) -> Mesh | None:
+    """The mesh of the processes among which a tree is spread; None: this one has all of it."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf.sharding.mesh  # pyright: ignore[reportAttributeAccessIssue]
+    return None
+
+
+def leads(mesh: Mesh | None) -> bool:
+    """Whether this process acts for all that share `mesh`."""
+    everyone = [jax.process_index()] if mesh is None else participants(mesh)
+    return jax.process_index() == everyone[0]
+
+
+def participants(mesh: Mesh) -> list[int]:
+    """The processes that share a mesh, in order."""
+    return sorted({device.process_index for device in mesh.devices.flat})
+
+
+def attempt(caller: str, mesh: Mesh | None, action: Callable[[], None] | None) -> None:
+    """`action()`; all processes that share `mesh` learn of it if it fails on one of them."""
     failure = None
     try:
         if action is not None:
             action()
     except Exception as error:
         failure = error
-    (failed,) = on_all(spread, failure is not None)
+    _, failed = agree(mesh, 0.0, failure is not None)
     if failure is not None:
         raise failure
     if failed:

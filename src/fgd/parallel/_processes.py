@@ -9,10 +9,15 @@ from jax.sharding import AxisType, Mesh
 
 from fgd import _checks, _jax
 from fgd.parallel._placement import AXIS
+from fgd.parallel._watch import watch
 
 _NAMES = "coordinator_address", "num_processes", "process_id"
 # What launchers that JAX knows tell each process of its number; Kubernetes says it to indexed jobs.
 _LAUNCHERS = "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX", "TPU_WORKER_ID"
+
+# Seconds that a process which has ended waits for the others: one may plot or save for long. Those
+# that die meanwhile miss their heartbeats.
+_SHUTDOWN = 24 * 3600
 
 
 def init(
@@ -29,9 +34,9 @@ def init(
     with `mesh=mesh`. Under SLURM, Open MPI, Kubernetes and on TPUs it needs no arguments; alone, in
     a process that nobody else waits for, it gives that one's own devices.
 
-    When a process dies, the others end too: at once if it was process 0, else after
-    `heartbeat_timeout`, with the number of the dead one on standard error. One that ends by an
-    exception counts as dead.
+    When a process ends or dies, those that wait for it end too, within `heartbeat_timeout`, and say
+    on standard error which one is gone: after an exception, caught or not, after `sys.exit`, and
+    after a signal. SIGTERM does in a process of several what it does in one alone.
 
     Args:
       coordinator_address: "host:port" of process 0, a free port that all can reach. None: the
@@ -88,11 +93,14 @@ def _join(given: tuple[str | None, int | None, int | None], timeouts: tuple[int,
             "JAX_PROCESS_ID"
         )
     alone = len(missing) == 3 and not launched
+    # JAX's service for preemptions takes SIGTERM for itself and goes on; Python's handlers end it.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             *given,
             initialization_timeout=timeouts[0],
             heartbeat_timeout_seconds=timeouts[1],
+            shutdown_timeout_seconds=_SHUTDOWN,
         )
     except ValueError as error:
         if alone and _jax.found_no_launcher(error):
@@ -109,6 +117,7 @@ def _join(given: tuple[str | None, int | None, int | None], timeouts: tuple[int,
         ) from error
     if jax.process_count() > 1:
         sys.excepthook = _end
+        watch(timeouts[1])
 
 
 _show = sys.excepthook
