@@ -80,7 +80,8 @@ def test_nothing_leaks():
     with jax.checking_leaks():
         state, _ = step(step.init(1.0), data)
         state, _ = fgd.fit(step, state, data, batch_size=4, num_steps=5)
-        state, _ = fgd.train(step, state, data, batch_size=4, num_steps=5)
+        options = {"num_steps": 5, "on_divergence": "continue"}
+        state, _ = fgd.train(step, state, data, batch_size=4, **options)
         fgd.evaluate(metrics, 1.0, data)
         jax.jit(run)(1e-4)
         jax.vmap(run)(jnp.array([1e-4, 2e-4]))
