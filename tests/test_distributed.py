@@ -15,6 +15,8 @@ import pytest
 import scripts
 import worker
 
+import fgd
+
 WORKER = Path(worker.__file__)
 LINES = "loss", "on one device"
 LOST = "process [01] lost its connection to another, which died"
@@ -144,9 +146,80 @@ def test_nobody_is_ended_for_an_error_that_all_share():
         for process in job:
             process.kill()
             process.communicate()
-    assert [(p.returncode, said) for p, (said, _) in zip(job, outcomes, strict=True)] == [
-        (0, "done\n")
-    ] * 2, outcomes
+    assert [process.returncode for process in job] == [0, 0], outcomes
+    assert all(said.endswith("done\n") for said, _ in outcomes), outcomes
+
+
+PROGRAM = """
+import fgd, jax
+mesh = fgd.parallel.init(initialization_timeout=20)
+print(jax.process_index(), jax.process_count(), mesh.size)
+"""
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
+
+
+def launched(processes=1, **environment):
+    """What a launcher starts, by the variables that it sets: how each process ends."""
+    job = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            env=os.environ
+            | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+            | {name: value.format(rank=i) for name, value in environment.items()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(processes)
+    ]
+    try:
+        return [process.communicate(timeout=60) for process in job]
+    finally:
+        for process in job:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (SLURM | {"SLURM_NTASKS": "1"}, ""),
+        (SLURM | {"SLURM_NTASKS": "8"}, "SLURM_NTASKS=8, not one of its tasks; .* with srun"),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, ""),
+        (
+            OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "2"},
+            "process 0 of 2, but since its version 5 .*JAX_COORDINATOR_ADDRESS=host:port",
+        ),
+    ],
+    ids=["sbatch of one", "sbatch without srun", "mpirun of one", "mpirun"],
+)
+def test_launchers_that_say_less_than_jax_needs(environment, said):
+    ((printed, errors),) = launched(**environment)
+    assert printed == ("" if said else "0 1 1\n"), errors
+    assert re.search(said, errors), errors
+
+
+@pytest.mark.slow
+def test_a_notebook_in_a_pod_is_alone(tmp_path):
+    """Where JAX's search for a job fails: here of a stand-in for Kubernetes' own client."""
+    (tmp_path / "kubernetes.py").write_text(
+        "class config:\n    def load_incluster_config():\n        raise KeyError('job-name')\n"
+    )
+    path = f"{Path(fgd.__file__).parents[1]}{os.pathsep}{tmp_path}"
+    ((printed, errors),) = launched(KUBERNETES_SERVICE_HOST="10.0.0.1", PYTHONPATH=path)
+    assert printed == "0 1 1\n", errors
+    assert "fgd: parallel.init found no other processes (KeyError: 'job-name')" in errors
+
+
+@pytest.mark.slow
+def test_open_mpi_5_with_an_address():
+    with socket.create_server(("localhost", 0)) as free:
+        address = f"localhost:{free.getsockname()[1]}"
+    ranks = {"OMPI_COMM_WORLD_RANK": "{rank}", "OMPI_COMM_WORLD_LOCAL_RANK": "{rank}"}
+    size = {"OMPI_COMM_WORLD_SIZE": "2"}
+    outcomes = launched(2, **ranks, **size, JAX_COORDINATOR_ADDRESS=address)
+    assert [said.splitlines()[-1:] for said, _ in outcomes] == [["0 2 2"], ["1 2 2"]], outcomes
 
 
 @pytest.mark.slow

@@ -184,14 +184,14 @@ def without_source_locations() -> Iterator[None]:
         config.update("jax_traceback_in_locations_limit", limit)
 
 
-def is_too_late_to_join(error: RuntimeError) -> bool:
+def is_too_late_to_join(error: Exception) -> bool:
     """Whether `jax.distributed.initialize` was refused because JAX has computed already."""
-    return "before" in str(error)
+    return isinstance(error, RuntimeError) and "before" in str(error)
 
 
-def found_no_launcher(error: ValueError) -> bool:
+def found_no_launcher(error: Exception) -> bool:
     """Whether `jax.distributed.initialize` found nothing that says how to join others."""
-    return "coordinator_address" in str(error)
+    return isinstance(error, ValueError) and "coordinator_address" in str(error)
 
 
 def bilinear_primitive(

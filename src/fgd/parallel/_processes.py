@@ -3,6 +3,7 @@
 import os
 import sys
 from types import TracebackType
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -85,6 +86,11 @@ def init(
 
 def _join(given: tuple[str | None, int | None, int | None], timeouts: tuple[int, int]) -> None:
     launched = any(name in os.environ for name in _LAUNCHERS)
+    local = None
+    if given == (None, None, None) and (_is_shell_of_slurm() or _is_alone_in_open_mpi()):
+        return
+    if "OMPI_COMM_WORLD_RANK" in os.environ and "OMPI_MCA_orte_hnp_uri" not in os.environ:
+        given, local = _of_open_mpi_5(given)
     missing = [n for n, x in zip(_NAMES, given, strict=True) if x is None]
     if 0 < len(missing) < 3 and not launched:
         raise ValueError(
@@ -92,32 +98,66 @@ def _join(given: tuple[str | None, int | None, int | None], timeouts: tuple[int,
             f"of {', '.join(_NAMES)}, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
             "JAX_PROCESS_ID"
         )
-    alone = len(missing) == 3 and not launched
     # JAX's service for preemptions takes SIGTERM for itself and goes on; Python's handlers end it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             *given,
+            local_device_ids=local,
             initialization_timeout=timeouts[0],
             heartbeat_timeout_seconds=timeouts[1],
             shutdown_timeout_seconds=_SHUTDOWN,
         )
-    except ValueError as error:
-        if alone and _jax.found_no_launcher(error):
+    except Exception as error:
+        if len(missing) == 3 and not launched:
+            if not (_jax.found_no_launcher(error) or _jax.is_too_late_to_join(error)):
+                # What JAX took for a launcher started this one alone: a notebook in Kubernetes.
+                text = (
+                    f"fgd: parallel.init found no other processes ({type(error).__name__}: {error})"
+                )
+                print(text, file=sys.stderr)
             return
+        if _jax.is_too_late_to_join(error):
+            raise RuntimeError(
+                "parallel.init: JAX has computed something already, and can't join other processes "
+                "any more; call it first"
+            ) from error
         raise
-    except RuntimeError as error:
-        if alone:
-            return
-        if not _jax.is_too_late_to_join(error):
-            raise
-        raise RuntimeError(
-            "parallel.init: JAX has computed something already, and can't join other processes "
-            "any more; call it first"
-        ) from error
     if jax.process_count() > 1:
         sys.excepthook = _end
         watch(timeouts[1])
+
+
+def _is_shell_of_slurm() -> bool:
+    """Whether this is the one process in which SLURM runs a batch script, and not one of srun's."""
+    if "SLURM_PROCID" not in os.environ or "SLURM_STEP_NODELIST" in os.environ:
+        return False
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if tasks != "1":
+        raise ValueError(
+            f"parallel.init: this is the script of a job of SLURM_NTASKS={tasks}, not one of its "
+            "tasks; start the program with srun: srun python …"
+        )
+    return True
+
+
+def _is_alone_in_open_mpi() -> bool:
+    return os.environ.get("OMPI_COMM_WORLD_SIZE") == "1"
+
+
+def _of_open_mpi_5(given: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any, Any], int | None]:
+    """What Open MPI says since its version 5, which no longer names an address; and the device."""
+    address, processes, process = given
+    names = ("SIZE", "RANK", "LOCAL_RANK")
+    size, rank, local = (int(os.environ.get(f"OMPI_COMM_WORLD_{name}", 0)) for name in names)
+    if address is None:
+        raise ValueError(
+            f"parallel.init: Open MPI says that this is process {rank} of {size}, but since its "
+            "version 5 not where process 0 is; mpirun -x JAX_COORDINATOR_ADDRESS=host:port …, with "
+            "the first machine and a free port of it, says it"
+        )
+    filled = address, size if processes is None else processes, rank if process is None else process
+    return filled, None if "JAX_LOCAL_DEVICE_IDS" in os.environ else local
 
 
 _show = sys.excepthook
