@@ -11,7 +11,7 @@ from problems import Problem, same
 
 import fgd
 
-CASES = {"": 25, "1": 150, "all": 500}.get(os.environ.get("FGD_LONG", ""), 150)
+CASES = {"": 11, "1": 150, "all": 500}.get(os.environ.get("FGD_LONG", ""), 150)
 PROBLEM = Problem("linear", "adam", True, 23, 7, True, 0)
 STEP = PROBLEM.step()
 START = PROBLEM.start(STEP)

@@ -98,6 +98,7 @@ MOMENTUM = ["v ← μ·v + g", "v ← (1 − α)·v + α·g"]
 ADAPTIVE = ["AdaGrad", "RMSProp", "Adam"]
 
 
+@pytest.mark.slow
 def test_optimizers(tmp_path):
     done = run("optimizers.py", "--num-steps", 300, "--batch-size", 20, "--output", tmp_path)
     assert done.returncode == 0, done.stderr

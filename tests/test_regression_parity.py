@@ -222,7 +222,13 @@ def test_r2b_from_the_originals_draw(x64):
     np.testing.assert_allclose(params["w"], [5.0840, 5.5849], atol=5e-5)
 
 
-@pytest.mark.parametrize("options", [None, {"xla_disable_hlo_passes": "tree_reduction_rewriter"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        None,
+        pytest.param({"xla_disable_hlo_passes": "tree_reduction_rewriter"}, marks=pytest.mark.slow),
+    ],
+)
 def test_r2c_whole_in_float32(options):
     """10,000 steps, every loss within 1e-5 of float64's, with sums as trees and as one pass."""
     problem = PROBLEMS["R2c"]._replace(num_steps=10_000)

@@ -9,17 +9,19 @@ from typing import Any, NamedTuple
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
-import torch
+import pytest
 from flax import nnx
-from torch import nn
 
 import fgd
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
 
 
 class Model(NamedTuple):
     """A model in PyTorch and in JAX, and what has to be said about the two."""
 
-    theirs: Callable[[], nn.Module]
+    theirs: Callable[[], Any]
     ours: Callable[..., Any]  # of the parameters and the inputs
     inputs: tuple = ([4],)  # a row: an image (moved to channels last), [as it is], or n, words of n
     like: Callable[[], Any] | None = None  # None: as PyTorch names them

@@ -27,6 +27,8 @@ def fit(
 ) -> tuple[TrainState, Metrics]:
     """Trains for a number of steps, as one compiled program.
 
+    It can't be interrupted: Ctrl-C is heard when JAX is done. `fgd.train` hears it on the way.
+
     A pure function of its arguments: `jax.jit`, `jax.vmap` and `jax.grad` go through it (in memory
     that grows as √steps). `fit` for m steps and then for n equals `fit` for m + n, bit for bit on
     CPU, wherever it is split.

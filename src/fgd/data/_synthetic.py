@@ -52,6 +52,8 @@ def linear(
     """
     require_key("linear", key)
     n = count("linear", "n", n, least=1)
+    if n >= 2**31:
+        raise ValueError("linear: n must be less than 2³¹, the rows that a run can count")
     require_finite("linear", slope=slope, intercept=intercept, noise=noise)
     require_callable("linear", "inputs", inputs, " of (key, shape), such as jax.random.normal")
     x_key, noise_key = jax.random.split(key)
