@@ -137,6 +137,44 @@ def test_whatever_ends_one_process_ends_the_others(how, victim):
 
 
 @pytest.mark.slow
+def test_checkpoints_of_two_processes(tmp_path, x64):
+    """SIGTERM in one ends both at the same step; they go on bit for bit; one can read it alone."""
+    for name in ("whole", "ended"):
+        (tmp_path / name).mkdir()
+
+    def run(kind, folder):
+        job = start(2, f"saves-{kind}", folder, 1)
+        try:
+            return [ended(process, 120) for process in job]
+        finally:
+            for process in job:
+                process.kill()
+                process.communicate()
+
+    for code, errors in run("ended", tmp_path / "ended"):
+        assert code == 143, errors
+        assert "ended by SIGTERM after 30 of 40 steps; the state is in" in errors
+    checkpoints = fgd.Checkpoints(tmp_path / "ended" / "checkpoints")
+    assert checkpoints.latest() == 30
+    for folder in (tmp_path / "ended", tmp_path / "whole"):
+        for code, errors in run("whole", folder):
+            assert code == 0, errors
+    ours, theirs = (
+        [np.load(tmp_path / x / f"{i}.npz") for i in (0, 1)] for x in ("ended", "whole")
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert len(a.files) > 8
+        for name in b.files:
+            np.testing.assert_array_equal(a[name], b[name])
+    logs = [(tmp_path / x / "log.jsonl").read_text() for x in ("ended", "whole")]
+    assert logs[0] == logs[1]
+    given = worker.problem()
+    state = checkpoints.restore(given.start(given.step()))
+    for i, leaf in enumerate(jax.tree.leaves((state.params, state.opt_state))):
+        np.testing.assert_array_equal(leaf, theirs[0][f"arr_{i}"])
+
+
+@pytest.mark.slow
 def test_nobody_is_ended_for_an_error_that_all_share():
     """Nor for waiting, at its end, for a process that is busy longer than the timeout."""
     job = start(2, "lingers", ".", 1)

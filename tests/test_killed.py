@@ -61,7 +61,7 @@ def test_a_run_that_is_killed(number, whole):
         reached = 0
         while True:
             process = begin(context, folder)
-            process.join(draw.uniform(0.05, 1.5) if left > 0 else 120)
+            process.join(draw.uniform(0.05, 2.5) if left > 0 else 120)
             if process.exitcode is None:
                 os.kill(process.pid, number)
                 process.join(60)

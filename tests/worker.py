@@ -199,6 +199,66 @@ def lingers(mesh):
     print("done", flush=True)
 
 
+class Share:
+    """This process's rows of every batch, a loader that can say where it stands."""
+
+    def __init__(self, data):
+        self.data, self.t = data, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        rows = (16 * self.t + 8 * jax.process_index() + np.arange(8)) % 64
+        self.t += 1
+        return tuple(np.asarray(x)[rows] for x in self.data)
+
+    def get_state(self):
+        return [jax.process_index(), self.t]
+
+    def set_state(self, state):
+        process, self.t = state
+        assert process == jax.process_index()
+
+
+def saves(mesh, folder, kind):
+    """A state that is spread over the processes, with checkpoints; SIGTERM comes to one of them."""
+    given = problem()
+    step = given.step()
+
+    def spread(x):
+        wide = jax.sharding.PartitionSpec(None, "data") if np.shape(x)[1:] == (4,) else None
+        if wide is None:
+            return x
+        where = jax.sharding.NamedSharding(mesh, wide)
+        return jax.make_array_from_callback(x.shape, where, lambda i: np.asarray(x)[i])
+
+    start = jax.tree.map(spread, given.start(step))
+
+    def evaluate(state):
+        if kind == "ended" and jax.process_index() == 1 and int(state.step) == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"step of it": state.step}
+
+    state, history = fgd.train(
+        step,
+        start,
+        Share(given.data),
+        num_steps=40,
+        mesh=mesh,
+        evaluate=evaluate,
+        evaluate_every=10,
+        checkpoints=fgd.Checkpoints(f"{folder}/checkpoints", every=15),
+        log=f"{folder}/log.jsonl",
+    )
+    assert not state.params[0]["w"].is_fully_addressable
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    leaves = jax.tree.leaves((state.params, state.opt_state))
+    leaves = jax.jit(lambda x: x, out_shardings=whole)(leaves)
+    leaves = [np.asarray(x) for x in leaves] + jax.tree.leaves(history)
+    np.savez(f"{folder}/{jax.process_index()}.npz", *leaves)
+
+
 if __name__ == "__main__":
     warnings.simplefilter("error")
     task, folder, devices = sys.argv[1:]
@@ -206,7 +266,9 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     mesh = fgd.parallel.init(initialization_timeout=30, heartbeat_timeout=TIMEOUT)
     how, _, victim = task.partition("-")
-    if victim:
+    if how == "saves":
+        saves(mesh, folder, victim)
+    elif victim:
         ends(mesh, how, int(victim))
     elif task == "lingers":
         lingers(mesh)

@@ -27,9 +27,15 @@ from fgd.parallel._placement import (
 
 
 class Stream(NamedTuple):
-    """Data that comes batch by batch, as it is."""
+    """Data that comes batch by batch, as it is.
+
+    Attributes:
+      batches: what a run takes them from.
+      source: the iterator that was given, which may know where it stands.
+    """
 
     batches: Iterator[PyTree]
+    source: Any = None
 
 
 class Options(NamedTuple):
@@ -135,7 +141,7 @@ def prepare(caller: str, step: Any, state: Any, data: Any, options: Options) -> 
             **(options.looks or {}),
         }
         if streamed:
-            data = Stream(same_stream(step, state, data.batches, mesh, known))
+            data = data._replace(batches=same_stream(step, state, data.batches, mesh, known))
         else:
             require_same_run(caller, step, state, data, order, mesh, known)
     state = place(mesh, state)
@@ -160,7 +166,8 @@ def as_data(caller: str, data: Any) -> PyTree | Stream:
     is_leaf = jax.tree_util.all_leaves([data])
     is_array = hasattr(data, "shape") or isinstance(data, str | bytes)
     if is_leaf and not is_array and hasattr(data, "__iter__"):
-        return Stream(iter(data))
+        batches = iter(data)
+        return Stream(batches, batches)
     return data
 
 

@@ -16,7 +16,7 @@ Position = dict[str, Any]  # what JSON can hold
 
 def position(data: PyTree | Stream) -> Position | None:
     """Where this process's stream stands; None of arrays, and if it can't say."""
-    get_state = getattr(data.batches, "get_state", None) if isinstance(data, Stream) else None
+    get_state = getattr(data.source, "get_state", None) if isinstance(data, Stream) else None
     if get_state is None:
         return None
     value = get_state()
@@ -45,7 +45,7 @@ def move(stream: Stream, about: About, first: int, mesh: Mesh | None) -> None:
             f"there are {len(processes)} processes; start as many as then"
         )
     place = places[processes.index(jax.process_index())]
-    set_state = getattr(stream.batches, "set_state", None)
+    set_state = getattr(stream.source, "set_state", None)
     if place is not None and set_state is not None:
         set_state(base64.b64decode(place["bytes"]) if "bytes" in place else place["value"])
     elif about["step"] > first:
