@@ -184,12 +184,14 @@ def test_what_is_dropped_is_freed(what):
 
 
 STEPS = """
+checkpoints = fgd.Checkpoints(options.pop("checkpoints"), every=options.pop("every"))
 step = fgd.train_step(lambda w, x: jnp.mean((w - x) ** 2), fgd.sgd(1e-3))
 state, history = fgd.train(
     step,
     step.init(0.0),
     jnp.ones(1),
     evaluate=lambda state: {"bytes": resident()},
+    checkpoints=checkpoints,
     **options,
 )
 print(json.dumps({
@@ -202,13 +204,15 @@ print(json.dumps({
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc here")
 def test_millions_of_steps(tmp_path):
-    """From the second hundredth on, `train` with a log needs no more memory, however long it is."""
+    """From the second hundredth on, `train` needs no more memory, log and checkpoints included."""
     steps = 10_000_000 if LONG else 2_000_000
     options = {
         "num_steps": steps,
         "record_every": 10_000,
         "evaluate_every": steps // 100,
         "log": str(tmp_path / "log.jsonl"),
+        "checkpoints": str(tmp_path / "checkpoints"),
+        "every": steps // 200,
         "progress": False,
     }
     found = child(STEPS, options)
