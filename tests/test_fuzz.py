@@ -6,6 +6,7 @@ function's name; an answer is compared with NumPy's in float64, NaN for NaN.
 """
 
 import re
+import warnings
 
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -120,9 +121,10 @@ def test_mse(pred, target, reduction, alike):
     if came is None:
         return
     assert np.shape(pred) == np.shape(target)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a mean of nothing
         square = (wide(pred) - wide(target)) ** 2
-        rows = square.reshape(len(square), -1).mean(axis=1) if square.ndim else square
+        rows = square.mean(axis=tuple(range(1, square.ndim)))
         expected = {"mean": np.mean, "sum": np.sum, "none": lambda _: rows}[reduction](square)
     if moderate(pred, target):
         agree(came, expected, of_floats(pred, target))
@@ -380,25 +382,21 @@ def test_sweeps(axes, max_parallel):
     came = answer(fgd.sweep, run, says="sweep", max_parallel=max_parallel, **axes)
     if came is None:
         return
-    lengths = [
-        len(jax.tree.leaves(values)[0])
-        if not isinstance(values, list) or jax.tree.leaves(values) != values
-        else len(values)
-        for values in axes.values()
-    ]
-    for i, (name, values) in enumerate(axes.items()):
-        whole = (
-            jnp.asarray(values)
-            if isinstance(values, list) and all(np.shape(v) == () for v in values)
-            else values
-        )
-        for leaf, expected in zip(jax.tree.leaves(came[name]), jax.tree.leaves(whole), strict=True):
+    whole = {  # a list of numbers is one axis, any other list a pytree of arrays
+        name: jnp.asarray(values)
+        if isinstance(values, list) and all(np.shape(x) == () for x in values)
+        else values
+        for name, values in axes.items()
+    }
+    lengths = [len(jax.tree.leaves(values)[0]) for values in whole.values()]
+    for i, (name, values) in enumerate(whole.items()):
+        first = tuple(slice(None) if k == i else 0 for k in range(len(axes)))
+        for leaf, expected in zip(
+            jax.tree.leaves(came[name]), jax.tree.leaves(values), strict=True
+        ):
             assert leaf.shape == (*lengths, *expected.shape[1:])
             if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                along = np.moveaxis(np.asarray(leaf), i, 0).reshape(
-                    lengths[i], -1, *expected.shape[1:]
-                )
-                np.testing.assert_array_equal(along[:, 0], np.asarray(expected).astype(leaf.dtype))
+                np.testing.assert_array_equal(leaf[first], np.asarray(expected).astype(leaf.dtype))
 
 
 @examples(20, 200)

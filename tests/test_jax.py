@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -190,3 +192,35 @@ def test_each_use_has_its_test():
     assert uses - of_processes - by_another_name <= tested
     (tried,) = re.findall(r"TRIED = (.*)", Path(inspect.getfile(_jax)).read_text())
     assert '"0.10.1"' in tried
+
+
+FORKED = """
+import os, sys, warnings
+import jax.numpy as jnp, fgd
+
+warnings.simplefilter("ignore")  # JAX's own, of any fork
+step = fgd.train_step(lambda p, b: jnp.mean((p - b) ** 2), fgd.sgd(0.1))
+
+def child(start):
+    if os.fork() == 0:
+        try:
+            fgd.fit(step, *start(), num_steps=1)
+        except RuntimeError as error:
+            print(error, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.wait()[1])
+
+print(child(lambda: (step.init(0.0), jnp.ones(3))))  # JAX is imported, and has computed nothing
+state, data = step.init(0.0), jnp.ones(3)
+print(child(lambda: (state, data)))
+"""
+
+
+def test_was_forked():
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60
+    )
+    before, said, after = done.stdout.splitlines()
+    assert (before, after) == ("0", "1"), ADVICE
+    assert re.match("fit: this process was forked from one in which JAX was at work, and wo", said)

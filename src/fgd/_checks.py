@@ -80,8 +80,17 @@ def require_flag(caller: str, **flags: Any) -> None:
 def require_array(
     caller: str, name: str, x: Any, what: str = "numbers", *, scalars: bool = True
 ) -> None:
-    """TypeError for what is no array, or none of numbers; Python's numbers will do, if scalars."""
+    """TypeError for what is no array, or none of numbers; Python's numbers will do, if scalars.
+
+    IntegerOverflowError for an int that JAX would make no array of.
+    """
     if scalars and isinstance(x, bool | int | float | complex):
+        least, most = int_bounds(int)
+        if isinstance(x, int) and not least <= x <= most:
+            raise IntegerOverflowError(
+                f"{caller}: {name} is an integer beyond those that JAX keeps, {least} to {most}; "
+                "give a float, or an array"
+            )
         return
     if not isinstance(x, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
         raise TypeError(
@@ -107,7 +116,8 @@ def require_finite(caller: str, **values: Any) -> None:
     for name, x in values.items():
         if isinstance(x, bool | np.bool_):
             raise TypeError(f"{caller}: {name} must be a number, got {x}")
-        require_reals(caller, **{name: x})
+        if not isinstance(x, int):  # of which any is a number, but may be too large
+            require_reals(caller, **{name: x})
         limit = float(np.finfo(np.float32).max)
         if is_concrete(x) and not np.all(abs(np.asarray(x)) <= limit):
             raise ValueError(f"{caller}: {name} must be finite, got {describe(x)}")

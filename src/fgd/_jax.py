@@ -1,20 +1,20 @@
-"""What fgd uses of JAX beyond what JAX promises, all of it, tried on the versions in `TRIED`.
+"""What fgd uses of JAX beyond what JAX promises, tried on the versions in `TRIED`.
+
+All of it, but for the rules of a primitive, which are in `_bilinear.py`.
 
 When JAX changes one of these, a test of `tests/test_jax.py` fails by its name.
 """
 
 import enum
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import ShapedArray
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
 TRIED = "0.10.1", "0.11.0", "0.12.0.1"
 
@@ -35,6 +35,24 @@ def is_tracing() -> bool:
     from jax._src import core
 
     return not core.trace_state_clean()
+
+
+def was_forked() -> bool:
+    """Whether this process is a fork of one in which JAX was at work, where it would hang."""
+    return bool(_forks)
+
+
+_forks: list[int] = []
+
+
+def _note_fork() -> None:
+    from jax._src import xla_bridge
+
+    _forks.extend([os.getpid()] if xla_bridge.backends_are_initialized() else [])
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 class ClosuresAsArguments:
@@ -192,59 +210,3 @@ def is_too_late_to_join(error: Exception) -> bool:
 def found_no_launcher(error: Exception) -> bool:
     """Whether `jax.distributed.initialize` found nothing that says how to join others."""
     return isinstance(error, ValueError) and "coordinator_address" in str(error)
-
-
-def bilinear_primitive(
-    name: str,
-    *,
-    shape: Callable[..., jax.ShapeDtypeStruct],
-    transposed: tuple[Callable[..., Any], Callable[..., Any]],
-    batched: Callable[..., Any],
-    lowered: Callable[..., Any],
-    lowered_on_cpu: Callable[..., Any],
-) -> Callable[..., jax.Array]:
-    """A function of two arrays, linear in each, with derivatives of its own in every mode.
-
-    Args:
-      shape: of the result, from shapes of the operands.
-      transposed: `(g, lhs, rhs) -> cotangent` of lhs, and of rhs; the one asked for is a shape.
-      batched: `(args, dims) -> (result, dim)`, for `vmap`.
-      lowered, lowered_on_cpu: what is compiled.
-    """
-    primitive = Primitive(name)
-
-    def bind(lhs: Any, rhs: Any, **static: Any) -> jax.Array:
-        return primitive.bind(lhs, rhs, **static)
-
-    def abstract(lhs: Any, rhs: Any, **static: Any) -> ShapedArray:
-        result = shape(lhs, rhs, **static)
-        return ShapedArray(result.shape, result.dtype)
-
-    def to_lhs(g: Any, lhs: Any, rhs: Any, **static: Any) -> Any:
-        return transposed[0](g, lhs.aval, rhs, **static)
-
-    def to_rhs(g: Any, lhs: Any, rhs: Any, **static: Any) -> Any:
-        return transposed[1](g, lhs, rhs.aval, **static)
-
-    def of_series(primals: Sequence[Any], series: Sequence[Any], **static: Any) -> Any:
-        """Of Taylor coefficients, as `jax.experimental.jet` has them: hₖ = Σⱼ fⱼ gₖ₋ⱼ."""
-        f, g = ([x, *terms] for x, terms in zip(primals, series, strict=True))
-        out = [sum(bind(f[j], g[k - j], **static) for j in range(k + 1)) for k in range(len(f))]
-        return out[0], out[1:]
-
-    primitive.def_abstract_eval(abstract)
-    compiled = jax.jit(lambda lhs, rhs, static: bind(lhs, rhs, **dict(static)), static_argnums=2)
-    primitive.def_impl(lambda lhs, rhs, **static: compiled(lhs, rhs, tuple(static.items())))
-    ad.defbilinear(primitive, to_lhs, to_rhs)
-    batching.primitive_batchers[primitive] = batched
-    for platform, function in ((None, lowered), ("cpu", lowered_on_cpu)):
-        rule = mlir.lower_fun(function, multiple_results=False)
-        mlir.register_lowering(primitive, rule, platform=platform)
-    _jet_rules()[primitive] = of_series
-    return bind
-
-
-def _jet_rules() -> dict[Any, Any]:
-    from jax.experimental import jet
-
-    return jet.jet_rules

@@ -109,7 +109,13 @@ def prepare(caller: str, step: Any, state: Any, data: Any, options: Options) -> 
 
     Raises:
       TypeError, ValueError: an argument makes no sense; says which.
+      RuntimeError: this process was forked from one in which JAX was at work.
     """
+    if _jax.was_forked():
+        raise RuntimeError(
+            f"{caller}: this process was forked from one in which JAX was at work, and would wait "
+            'for ever; start it by multiprocessing.get_context("spawn") or "forkserver"'
+        )
     if not isinstance(step, Step):
         raise TypeError(f"{caller}: step must come from fgd.train_step, got {describe(step)}")
     require_state(caller, state)

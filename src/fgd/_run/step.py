@@ -181,7 +181,8 @@ def _once(update: Update, state: TrainState, batch: PyTree) -> tuple[TrainState,
 def _check_optimizer_state(optimizer: optax.GradientTransformation, state: TrainState) -> None:
     """At trace time only: a state whose halves were not made for each other is refused by name."""
     require_state("step", state)
-    expected = jax.eval_shape(optimizer.init, state.params)
+    # A function of its own, for JAX keeps a note for every trace of one that lives on, as optax's.
+    expected = jax.eval_shape(lambda params: optimizer.init(params), state.params)
     if problem := mismatch(expected, state.opt_state):
         raise ValueError(
             f"step: opt_state does not belong to these params: opt_state{problem}; "

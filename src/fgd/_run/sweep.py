@@ -1,6 +1,5 @@
 """`sweep`: many runs as one compiled program."""
 
-import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -12,10 +11,9 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 
 from fgd import _jax
-from fgd._checks import IntegerOverflowError, PyTree, count, describe, require_callable
-from fgd._keys import has_keys
+from fgd._checks import PyTree, count, require_callable
+from fgd._run.axes import as_axis, check_signature, runs_alone
 from fgd._run.programs import keep, weak
-from fgd._trees import leaves, on_device, strong
 from fgd.parallel._agreement import digest, require_alike
 from fgd.parallel._placement import (
     AXIS,
@@ -81,10 +79,10 @@ def sweep(
     if max_parallel is not None:
         max_parallel = count("sweep", "max_parallel", max_parallel, least=1)
     mesh = None if mesh is None else data_mesh("sweep", mesh)
-    axes = {name: _axis(name, values) for name, values in axes.items()}
+    axes = {name: as_axis(name, values) for name, values in axes.items()}
     if not axes:
         raise ValueError("sweep: expected at least one axis, such as seed=jnp.arange(4)")
-    _check_signature(run, axes)
+    check_signature(run, axes)
     names = tuple(axes)  # in the order of the call: as a tree, the dict has its own
     program = keep(
         run,
@@ -99,7 +97,7 @@ def sweep(
             _require_same_sweep(program, axes, placed, max_parallel, mesh)
             return block_on_cpu(mesh, program(placed))
     except (TypeError, IndexError) as error:  # JAX has several for what can't be traced
-        if not _runs_alone(run, axes):
+        if not runs_alone(run, axes):
             raise
         what, *_ = str(error).splitlines() or [type(error).__name__]
         raise TypeError(
@@ -146,32 +144,46 @@ def _compiled(
             outer.append(inner.pop(0))
         if not outer:
             return product(axes, tuple(inner), {})
-        together = (max_parallel or math.inf) // math.prod(sizes[name] for name in inner)
         lengths = [sizes[name] for name in outer]
         total, devices = math.prod(lengths), mesh.shape[AXIS] if mesh else 1
-        # Every device takes as many points; the last are repeated to fill up.
-        at = np.minimum(np.arange(-(-total // devices) * devices), total - 1)
-        rows = dict(zip(outer, np.unravel_index(at, lengths), strict=True))
-        points = {name: jax.tree.map(lambda x, i=rows[name]: x[i], axes[name]) for name in outer}
-
-        def one(inner_axes: PyTree, point: PyTree) -> PyTree:
-            return product(inner_axes, tuple(inner), point)
+        # Every device takes as many batches, of one size; the last points are repeated to fill up.
+        per_device = -(-total // devices)
+        together = math.prod(sizes[name] for name in inner)
+        batches = -(-per_device // (max_parallel // together)) if max_parallel else 1
+        size = -(-per_device // batches)
+        at = np.minimum(np.arange(devices * batches * size), total - 1)
+        rows = np.unravel_index(at.reshape(-1, size), lengths)
+        points = {
+            name: jax.tree.map(lambda x, i=i: x[i], axes[name])
+            for name, i in zip(outer, rows, strict=True)
+        }
 
         def mapped(inner_axes: PyTree, points: PyTree) -> PyTree:
-            if jax.tree.leaves(points)[0].shape[0] <= together:
-                return jax.vmap(lambda point: one(inner_axes, point))(points)
-            return jax.lax.map(
-                lambda point: one(inner_axes, point),
-                points,
-                batch_size=int(together) if together > 1 else None,
-            )
+            def batch(points: PyTree) -> PyTree:
+                def one(point: PyTree) -> PyTree:
+                    return product(inner_axes, tuple(inner), point)
+
+                if size > 1:
+                    return jax.vmap(one)(points)
+                result = one(jax.tree.map(lambda x: x[0], points))
+                return jax.tree.map(lambda x: jnp.asarray(x)[None], result)
+
+            if batches > 1:
+                return jax.lax.map(batch, points)
+            result = batch(jax.tree.map(lambda x: x[0], points))
+            return jax.tree.map(lambda x: x[None], result)
 
         if mesh:
             mapped = jax.shard_map(
                 mapped, mesh=mesh, check_vma=False, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)
             )
         results = mapped({name: axes[name] for name in inner}, points)
-        return jax.tree.map(lambda x: x[:total].reshape(*lengths, *x.shape[1:]), results)
+
+        def product_of(x: jax.Array) -> jax.Array:
+            shape = x.shape[2:]
+            return x.reshape(at.size, *shape)[:total].reshape(*lengths, *shape)
+
+        return jax.tree.map(product_of, results)
 
     def program(axes: PyTree) -> PyTree:
         as_told = jax.jit(partial(arranged, max_parallel), inline=True)
@@ -180,69 +192,3 @@ def _compiled(
         return arranged(1, axes) if _jax.vmap_draws_otherwise(jaxpr) else as_told(axes)
 
     return _jax.ClosuresAsArguments(program, out_shardings=mesh and replicated(mesh))
-
-
-def _axis(name: str, values: Any) -> PyTree:
-    """The axis as a pytree of arrays with one common leading axis."""
-    if isinstance(values, list | tuple | range) and all(_is_number(x) for x in values):
-        try:
-            values = jnp.array(values)  # it may hold keys and traced values
-        except OverflowError as error:
-            raise IntegerOverflowError(
-                f"sweep: axis {name}: {error}; an array of jnp.uint32 holds seeds up to 2³² − 1, "
-                'jax.config.update("jax_enable_x64", True) all others'
-            ) from error
-    if isinstance(values, np.ndarray) and values.dtype.kind in "OSU":
-        values = values.tolist()  # words, or rows of unequal length
-    bare = isinstance(values, jax.Array | np.ndarray)
-    hint = "values along one axis, such as jnp.array([0.1, 0.01]) or jnp.arange(4)"
-    lengths = set()
-    for path, leaf in leaves("sweep", f"axis {name}", values):
-        what = f"sweep: axis {name}{jax.tree_util.keystr(path)}"
-        if not isinstance(leaf, int | float | complex | jax.Array | np.ndarray | np.generic):
-            raise TypeError(f"{what} has {describe(leaf)}, expected numbers: {hint}")
-        shape = np.shape(leaf)
-        if shape == () or (bare and len(shape) != 1):
-            raise ValueError(
-                f"{what} has shape {shape}, expected {hint}"
-                + ("; put points that are arrays themselves into a dict" if bare else "")
-            )
-        lengths.add(shape[0])
-    if len(lengths) > 1:
-        raise ValueError(f"sweep: axis {name} has leaves of unequal lengths {sorted(lengths)}")
-    if not lengths or 0 in lengths:
-        raise ValueError(f"sweep: axis {name} is empty, expected {hint}")
-    arrays = on_device("sweep", f"axis {name}", values)
-    return jax.tree.map(lambda x: x if has_keys(x) else strong(x), arrays)
-
-
-def _is_number(x: Any) -> bool:
-    numbers = int | float | complex | jax.Array | np.ndarray | np.generic
-    return isinstance(x, numbers) and np.shape(x) == ()
-
-
-def _check_signature(run: Run, axes: PyTree) -> None:
-    try:
-        signature = inspect.signature(run)
-    except (TypeError, ValueError):  # a builtin
-        return
-    try:
-        signature.bind(**axes)
-    except TypeError as error:
-        raise TypeError(
-            f"sweep: axes are {', '.join(axes)}, but run takes {signature} ({error})"
-        ) from None
-
-
-def _runs_alone(run: Run, axes: PyTree) -> bool:
-    """Whether `run` can be traced at the first point, if its values are plain numbers."""
-
-    def first(x: jax.Array) -> Any:
-        return x[0] if x.ndim > 1 or has_keys(x) else x[0].item()
-
-    try:
-        point = jax.tree.map(first, axes)
-        jax.eval_shape(lambda: run(**point))
-    except Exception:
-        return False
-    return True

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fgd import _jax
+from fgd._bilinear import bilinear_primitive
 from fgd.conv._cpu import on_cpu
 from fgd.conv._geometry import Conv
 
@@ -66,7 +66,7 @@ def _elsewhere(lhs: jax.Array, rhs: jax.Array, *, conv: Conv) -> jax.Array:
     return conv(lhs[0], rhs[0])[None] if lhs.shape[0] == 1 else jax.vmap(conv)(lhs, rhs)
 
 
-bind = _jax.bilinear_primitive(
+bind = bilinear_primitive(
     "fgd_conv",
     shape=_shape,
     transposed=(_to_lhs, _to_rhs),

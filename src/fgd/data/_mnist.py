@@ -122,6 +122,9 @@ def read_tfds(folder: Path, expected: dict[str, int]) -> tuple[Arrays, Arrays]:
 
     try:
         builder: Any = tfds.builder_from_directory(folder)
+        shape = builder.info.features["image"].shape  # TFDS makes arrays of it, however large
+        if shape != (28, 28, 1):
+            raise ValueError(f"its images have the shape {shape}, expected (28, 28, 1)")
         train, test = split("train"), split("test")
     except MemoryError:
         raise

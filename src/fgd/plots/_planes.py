@@ -85,6 +85,11 @@ def paths(
         what = f"positions[{name!r}]"
         if numbers("paths", what, path, "steps", "axes").shape[1] not in (2, 3):
             raise ValueError(f"paths: {what} has shape {np.shape(path)}, expected [steps, 2 or 3]")
+        if np.shape(path)[1] == 3 and ax.name != "3d":
+            raise ValueError(
+                f"paths: {what} has shape {np.shape(path)}, but ax is of two dimensions; give "
+                'ax=plt.figure().add_subplot(projection="3d")'
+            )
         (line,) = ax.plot(*np.transpose(path), linewidth=1.5, label=name)
         seen = np.asarray(path)[np.isfinite(path).all(axis=1)]
         for end, fill in ((seen[:1], "none"), (seen[-1:], "full")):
