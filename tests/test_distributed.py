@@ -94,7 +94,7 @@ LEFT = "fgd: process {other} waits in train for process {victim}, which has "
 ENDS = {
     "killed": DIED,
     "stopped": DIED,
-    "terminated": DIED,
+    "terminated": "train: ended by SIGTERM after .* steps",
     "raises": DIED,
     "exits": LEFT + r"left it \(SystemExit: 0\)",
     "catches": LEFT + r"left it \(OSError: the disk is gone\)",
