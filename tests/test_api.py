@@ -45,7 +45,7 @@ NAMES = {
     fgd.data: "MNIST linear mnist normalize shuffle split",
     fgd.export: "Artifact load save",
     fgd.interop: "from_torch load save to_torch",
-    fgd.losses: "accuracy cross_entropy mse",
+    fgd.losses: "accuracy binary_accuracy binary_cross_entropy cross_entropy mse",
     fgd.models: "Model Variables cnn from_flax linear mlp",
     fgd.parallel: "init",
     fgd.plots: "contours digits fitted_line loss_curve paths sweep_curves sweep_heatmap",

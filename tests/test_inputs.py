@@ -110,6 +110,25 @@ LOGITS = [
     (ValueError, r"expected logits \[rows, classes\] and", X[:, 0], X[:5], 1.0, X[None]),
     (ValueError, "one class", X[:, :1], X[:, :0]),
 ]
+TARGETS = [
+    *REALS,
+    (ValueError, "expected equal shapes", np.ones([6, 1], int), 1),
+    (
+        ValueError,
+        "neither 0 nor 1",
+        np.full(6, 2),
+        np.full(6, -1),
+        np.full(6, 0.5),
+        np.full(6, NAN),
+    ),
+]
+BINARY_LOGITS = [*REALS, (ValueError, "expected equal shapes", X, X[:, :1], 1.0)]
+ROW_WEIGHTS = [
+    (TypeError, "expected an array of", "w", OBJECT, WORDS, [1.0] * 6),
+    (ValueError, "weights have shape", 1.0, np.ones(5), np.ones([1, 6]), np.ones([6, 1, 1])),
+    (ValueError, "negative or NaN", np.float32([1, 1, 1, 1, 1, -1]), np.full(6, NAN)),
+    (ValueError, "all weights are 0", np.zeros(6)),
+]
 REDUCTION = [(ValueError, "reduction must be", None, "average", 1, [], OBJECT, True)]
 POOLED = [*NUMBERS[:1], (ValueError, r"expected \[rows, height, width, channels\]", X, 1.0)]
 WINDOW = [*ints(1), (TypeError, "must be an int", (2,), (1, 2, 3), [2, 2])]
@@ -304,6 +323,10 @@ def table():
                     (ValueError, "may not be named", {"loss": fgd.losses.mse}),
                     (TypeError, "must be a function", {"a": 3}),
                 ],
+                "compute_dtype": [
+                    (TypeError, "must be a float dtype", "int8", int, "half a float", 3, OBJECT),
+                    (TypeError, "jax_enable_x64", np.float64, "float64"),
+                ],
             },
         ),
         "fgd.compilation_cache": ("compilation_cache", {}, {"folder": PATH}),
@@ -428,19 +451,39 @@ def table():
             {
                 "pred": [*REALS, (ValueError, "expected equal shapes", Y[:, :1], 1.0, Y[:0])],
                 "target": [*REALS, (ValueError, "expected equal shapes", Y[:, 0], 1.0, Y[None])],
+                "weights": ROW_WEIGHTS,
                 "reduction": REDUCTION,
             },
         ),
         "fgd.losses.cross_entropy": (
             "cross_entropy",
             classes,
-            {"logits": LOGITS, "labels": LABELS, "reduction": REDUCTION},
+            {
+                "logits": LOGITS,
+                "labels": LABELS,
+                "label_smoothing": [*FINITE, (ValueError, r"must be in \[0, 1\]", -0.1, 1.5)],
+                "weights": ROW_WEIGHTS,
+                "reduction": REDUCTION,
+            },
         ),
         "fgd.losses.accuracy": (
             "accuracy",
             classes,
-            {"logits": LOGITS, "labels": LABELS, "reduction": REDUCTION},
+            {"logits": LOGITS, "labels": LABELS, "weights": ROW_WEIGHTS, "reduction": REDUCTION},
         ),
+        **{
+            f"fgd.losses.{name}": (
+                name,
+                {"logits": X[:, 0], "targets": np.zeros(6, int)},
+                {
+                    "logits": BINARY_LOGITS,
+                    "targets": TARGETS,
+                    "weights": ROW_WEIGHTS,
+                    "reduction": REDUCTION,
+                },
+            )
+            for name in ("binary_cross_entropy", "binary_accuracy")
+        },
         "fgd.models.linear": (
             "linear",
             {"n_in": 3, "n_out": 2},

@@ -1,12 +1,14 @@
 """Losses: closed forms and analytic gradients in float64, and labels that can't be right."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fgd
-from fgd.losses import accuracy, cross_entropy, mse
+from fgd.losses import accuracy, binary_accuracy, binary_cross_entropy, cross_entropy, mse
 
 DRAW = np.random.default_rng(0)
 LOGITS = 3 * DRAW.normal(size=(5, 4))
@@ -159,3 +161,89 @@ def test_one_class_is_no_choice(loss, as_users):
         loss(jnp.ones((5, 1)), jnp.zeros(5, int))
     with pytest.raises(ValueError, match="one class"):
         jax.jit(jax.grad(lambda z: loss(z, jnp.zeros(5, int))))(jnp.ones((5, 1)))
+
+
+# Weights, leading axes, smoothing, yes or no.
+
+TIMES = DRAW.normal(size=(5, 3, 4))  # [rows, time, classes]
+TOKENS = DRAW.integers(0, 4, (5, 3))
+YES = DRAW.integers(0, 2, (5, 3))
+COUNTS = np.array([2, 0, 1, 3, 1])
+OF_ROWS = {
+    "mse": (mse, PRED, TARGET),
+    "cross_entropy": (cross_entropy, LOGITS, LABELS),
+    "smoothed": (partial(cross_entropy, label_smoothing=0.1), LOGITS, LABELS),
+    "of tokens": (cross_entropy, TIMES, TOKENS),
+    "binary": (binary_cross_entropy, PRED, YES),
+    "accuracy": (accuracy, TIMES, TOKENS),
+    "binary_accuracy": (binary_accuracy, PRED, YES),
+}
+
+
+@pytest.mark.parametrize("name", OF_ROWS)
+def test_weights_are_repetitions(name, x64):
+    """A row of weight 3 counts as three rows, one of weight 0 as none."""
+    loss, pred, target = OF_ROWS[name]
+    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    repeated = [jnp.repeat(x, COUNTS, axis=0) for x in (pred, target)]
+    weights = jnp.asarray(COUNTS)
+    for reduction in ("mean", "sum"):
+        expected = loss(*repeated, reduction=reduction)
+        found = loss(pred, target, weights=weights, reduction=reduction)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    each = loss(pred, target, reduction="none")
+    np.testing.assert_allclose(
+        loss(pred, target, weights=weights, reduction="none"), np.asarray(each) * COUNTS, rtol=1e-12
+    )
+    np.testing.assert_allclose(loss(pred, target), each.mean(), rtol=1e-12)
+    compiled = jax.jit(lambda w: loss(pred, target, weights=w))
+    assert compiled(jnp.zeros(5, int)) == 0
+    np.testing.assert_allclose(compiled(weights), loss(*repeated), rtol=1e-12)
+
+
+def test_weights_of_tokens(x64):
+    """A mask leaves out what is padding, whatever is there."""
+    mask = DRAW.integers(0, 2, (5, 3))
+    logits, tokens = jnp.asarray(TIMES), jnp.asarray(TOKENS)
+    kept = mask.astype(bool)
+    expected = cross_entropy(logits[kept], tokens[kept])
+    np.testing.assert_allclose(cross_entropy(logits, tokens, weights=jnp.asarray(mask)), expected)
+
+
+def test_leading_axes(x64):
+    logits, tokens = jnp.asarray(TIMES), jnp.asarray(TOKENS)
+    for loss in (cross_entropy, accuracy):
+        flat = loss(logits.reshape(15, 4), tokens.reshape(15), reduction="none")
+        rows = flat.reshape(5, 3).mean(axis=1)
+        np.testing.assert_allclose(loss(logits, tokens, reduction="none"), rows, rtol=1e-12)
+        np.testing.assert_allclose(loss(logits, tokens), flat.mean(), rtol=1e-12)
+
+
+def test_label_smoothing(x64):
+    """The cross-entropy of the softened target: 1 − ε + ε/n for the label, ε/n for all others."""
+    target = 0.7 * np.eye(4)[LABELS] + 0.3 / 4
+    expected = -(target * np.log(SOFTMAX)).sum(axis=1).mean()
+    logits, labels = jnp.asarray(LOGITS), jnp.asarray(LABELS)
+    found = cross_entropy(logits, labels, label_smoothing=0.3)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    traced = jax.jit(lambda e: cross_entropy(logits, labels, label_smoothing=e))(0.3)
+    np.testing.assert_allclose(traced, expected, rtol=1e-12)
+
+
+def test_binary_cross_entropy(x64):
+    p = 1 / (1 + np.exp(-PRED))
+    each = -np.where(YES, np.log(p), np.log(1 - p))
+    logits = jnp.asarray(PRED)
+    for targets in (jnp.asarray(YES), jnp.asarray(YES, bool), jnp.asarray(YES, float)):
+        np.testing.assert_allclose(
+            binary_cross_entropy(logits, targets, reduction="none"), each.mean(axis=1), rtol=1e-12
+        )
+    gradient = jax.grad(binary_cross_entropy)(logits, jnp.asarray(YES))
+    np.testing.assert_allclose(gradient, (p - YES) / YES.size, rtol=1e-12)
+    np.testing.assert_allclose(binary_accuracy(logits, jnp.asarray(YES)), ((p > 0.5) == YES).mean())
+    ends = binary_cross_entropy(
+        jnp.array([1e4, -1e4, 1e4, jnp.inf]), jnp.array([1, 1, 0, 1]), reduction="none"
+    )
+    np.testing.assert_allclose(ends, [0, 1e4, 1e4, 0])
+    unknown = jax.jit(binary_cross_entropy)(logits[0], jnp.array([0.0, 0.5, 1.0]))
+    assert jnp.isnan(unknown)

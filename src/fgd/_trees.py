@@ -42,6 +42,16 @@ def strong(leaf: Any) -> jax.Array:
     return array if has_keys(array) else jnp.asarray(array, array.dtype)
 
 
+def cast_floats(tree: PyTree, dtype: Any) -> PyTree:
+    """`tree`, its floats converted to `dtype`, all else as it is."""
+
+    def cast(x: Any) -> Any:
+        is_float = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+        return x.astype(dtype) if is_float else x
+
+    return jax.tree.map(cast, tree)
+
+
 def on_device(caller: str, name: str, tree: PyTree) -> PyTree:
     """`tree` with arrays of JAX's alone: NumPy's and Python's numbers are copied to the device.
 

@@ -12,12 +12,13 @@ from fgd._run.plan import Stream, as_data
 from fgd._run.programs import keep, weak
 from fgd._run.signature import Signature, read_signature
 from fgd._run.state import Metrics, TrainState
-from fgd._run.supervised import Supervised
+from fgd._run.supervised import Supervised, check_weights
 from fgd._trees import count_rows, on_device
+from fgd.losses._reduce import ratio
 from fgd.models._model import Variables
 
-# (params, model_state, batch) -> {name: [rows]}
-PerRow = Callable[[PyTree, PyTree, PyTree], Metrics]
+# (params, model_state, batch) -> {name: [rows]}, and the rows' weights or None
+PerRow = Callable[[PyTree, PyTree, PyTree], tuple[Any, jax.Array | None]]
 
 
 def evaluate(
@@ -32,7 +33,8 @@ def evaluate(
     Args:
       metric_fn: `metric_fn(params, batch) -> {name: [rows] array}`, a value for each row; one with
         an argument named `model_state` is given the model's own arrays. Or a loss of
-        `fgd.supervised`: then the means are of its loss and its metrics, in evaluation mode.
+        `fgd.supervised`: then the means are of its loss and its metrics, in evaluation mode,
+        Σ w·l / Σ w over the data if that has weights w.
         Compiled on first use and kept as long as the function lives, so define it once.
       params: the model's parameters; or, with the model's own arrays, its `Variables` or the state
         of a run.
@@ -62,6 +64,7 @@ def evaluate(
         raise TypeError("evaluate: data is an iterator, expected arrays whose leading axis is rows")
     rows = count_rows("evaluate", data)
     batch_size = min(rows, count("evaluate", "batch_size", batch_size, least=1))
+    check_weights("evaluate", metric_fn, data)
     model_state = None
     if isinstance(params, TrainState | Variables):
         params, model_state = params.params, params.model_state
@@ -88,7 +91,7 @@ def _compiled(metric_fn: Any, signature: Signature) -> Any:
     def per_row(params: PyTree, model_state: PyTree, batch: PyTree) -> Any:
         if isinstance(function(), Supervised):
             return function().per_row(params, model_state, batch)
-        return signature.call(function(), params, batch, model_state=model_state, key=None)
+        return signature.call(function(), params, batch, model_state=model_state, key=None), None
 
     return jax.jit(partial(_means, per_row), static_argnums=(3, 4))
 
@@ -96,15 +99,16 @@ def _compiled(metric_fn: Any, signature: Signature) -> Any:
 def _means(
     per_row: PerRow, params: PyTree, model_state: PyTree, data: PyTree, rows: int, batch_size: int
 ) -> Metrics:
-    def sums(start: int | jax.Array, size: int) -> Metrics:
+    def sums(start: int | jax.Array, size: int) -> tuple[Metrics, jax.Array | None]:
         batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), data)
-        metrics = per_row(params, model_state, batch)
+        metrics, weights = per_row(params, model_state, batch)
         if not isinstance(metrics, dict):
             raise TypeError(
                 f"evaluate: metric_fn must return a dict of [rows] arrays, got {describe(metrics)}"
                 "; a loss of fgd.supervised knows its own"
             )
-        return {name: jnp.sum(_one_a_row(name, value, size)) for name, value in metrics.items()}
+        values = {name: jnp.sum(_one_a_row(name, value, size)) for name, value in metrics.items()}
+        return values, None if weights is None else jnp.sum(weights)
 
     batches, rest = divmod(rows, batch_size)
     _, full = jax.lax.scan(
@@ -113,7 +117,8 @@ def _means(
     total = jax.tree.map(jnp.sum, full)
     if rest:
         total = jax.tree.map(jnp.add, total, sums(rows - rest, rest))
-    return jax.tree.map(lambda x: x / rows, total)
+    values, weight = total
+    return jax.tree.map(lambda x: x / rows if weight is None else ratio(x, weight), values)
 
 
 def _one_a_row(name: str, value: Any, rows: int) -> jax.Array:

@@ -12,6 +12,7 @@ from fgd._run.alike import require_same_run, same_stream
 from fgd._run.order import Order
 from fgd._run.state import TrainState, require_state
 from fgd._run.step import Step
+from fgd._run.supervised import check_weights
 from fgd._trees import count_rows, on_device
 from fgd.parallel._placement import (
     AXIS,
@@ -125,6 +126,7 @@ def prepare(caller: str, step: Any, state: Any, data: Any, options: Options) -> 
         order = None
     else:
         order = _order(caller, data, options)
+        check_weights(caller, step.loss_fn, data)
     record_every = count(caller, "record_every", options.record_every, least=1)
     mesh = None if options.mesh is None else data_mesh(caller, options.mesh)
     plan = Plan(order, record_every, mesh)

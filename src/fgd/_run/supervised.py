@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgd._checks import PyTree, describe, replaced, require_callable
+from fgd._checks import PyTree, describe, is_concrete, replaced, require_callable, single
 from fgd._run.signature import Signature, read_signature
 from fgd._run.state import RESERVED
+from fgd._trees import cast_floats
+from fgd.losses._reduce import as_weights, ratio
 from fgd.models._model import Model
 
 Score = Callable[[Any, Any], Any]  # (predictions, targets) -> scalar
@@ -19,16 +21,16 @@ Score = Callable[[Any, Any], Any]  # (predictions, targets) -> scalar
 class Supervised:
     """The loss of a model that should map inputs to targets; made by `fgd.supervised`.
 
-    `loss_fn(params, (inputs, targets), key=None)` is a scalar, or with metrics
+    `loss_fn(params, (inputs, targets[, weights]), key=None)` is a scalar, or with metrics
     `(scalar, {name: scalar})`. A key means training mode. That of a model with arrays of its own is
-    `loss_fn(params, model_state, (inputs, targets), key=None)`, and gives
-    `(scalar, model_state[, metrics])`.
+    `loss_fn(params, model_state, batch, key=None)`, and gives `(scalar, model_state[, metrics])`.
 
     Attributes:
       apply: the model's.
       loss: `loss(predictions, targets) -> scalar`.
       preprocess: applied to each batch's inputs first, or None.
       metrics: {name: metric(predictions, targets) -> scalar}.
+      compute_dtype: what the model computes in, or None, what its parameters and inputs have.
       signature: how `apply` is called.
     """
 
@@ -36,48 +38,90 @@ class Supervised:
     loss: Score
     preprocess: Callable[[Any], Any] | None
     metrics: dict[str, Score]
+    compute_dtype: Any
     signature: Signature
 
     def __call__(self, params: PyTree, batch: PyTree, key: jax.Array | None = None) -> Any:
-        pred, targets, _ = self._predict(params, None, batch, key)
-        value, *metrics = self._score(pred, targets)
+        pred, targets, weights, _ = self._predict(params, None, batch, key)
+        value, *metrics = self._score(pred, targets, weights)
         return (value, *metrics) if metrics else value
 
-    def per_row(self, params: PyTree, model_state: PyTree, batch: PyTree) -> dict[str, jax.Array]:
-        """The loss and the metrics of every row, [rows] each, in evaluation mode."""
-        pred, targets, _ = self._predict(params, model_state, batch, None)
+    def per_row(
+        self, params: PyTree, model_state: PyTree, batch: PyTree
+    ) -> tuple[dict[str, jax.Array], jax.Array | None]:
+        """The loss and the metrics of every row, [rows] each, in evaluation mode.
 
-        def of_one(score: Score) -> jax.Array:
-            def one(pred: Any, target: Any) -> jax.Array:
-                alone = jax.tree.map(lambda x: x[None], (pred, target))  # a batch of one row
-                return jnp.asarray(score(*alone))
-
-            return jax.vmap(one)(pred, targets)
-
-        return {name: of_one(score) for name, score in {"loss": self.loss, **self.metrics}.items()}
+        If the batch has weights, what is returned is Σ w·l of each row, and the rows' Σ w.
+        """
+        pred, targets, weights, _ = self._predict(params, model_state, batch, None)
+        scores = {"loss": self.loss, **self.metrics}
+        axes = 1 if weights is None else weights.ndim
+        each = {name: _each(score, axes)(pred, targets) for name, score in scores.items()}
+        if weights is None:
+            return each, None
+        beyond = tuple(range(1, axes))
+        sums = {name: jnp.sum(x * weights.astype(x.dtype), beyond) for name, x in each.items()}
+        return sums, jnp.sum(single(weights), beyond)
 
     def _predict(self, params: PyTree, model_state: PyTree, batch: Any, key: Any) -> Any:
-        """Predictions, targets, and the model's own arrays afterwards."""
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
+        """Predictions, targets, weights, and the model's own arrays afterwards."""
+        parts = len(batch) if isinstance(batch, tuple | list) else 0
+        if parts not in (2, 3) or (parts == 3 and jnp.ndim(batch[2]) == 0):
             raise TypeError(
-                f"supervised: expected a batch (inputs, targets), got {describe(batch)}"
+                f"supervised: expected a batch (inputs, targets), got {describe(batch)}; its third "
+                "part may be weights of rows"
             )
-        inputs, targets = batch
+        inputs, targets, *weights = batch
         inputs = inputs if self.preprocess is None else self.preprocess(inputs)
+        if self.compute_dtype is not None:
+            params, inputs = cast_floats((params, inputs), self.compute_dtype)
         output = self.signature.call(self.apply, params, inputs, model_state=model_state, key=key)
-        if not self.signature.takes("model_state"):
-            return output, targets, None
-        if not isinstance(output, tuple) or len(output) != 2:
-            raise TypeError(
-                "supervised: an apply that takes model_state must return (predictions, "
-                f"model_state), got {describe(output)}"
-            )
-        return output[0], targets, output[1]
+        after = None
+        if self.signature.takes("model_state"):
+            if not isinstance(output, tuple) or len(output) != 2:
+                raise TypeError(
+                    "supervised: an apply that takes model_state must return (predictions, "
+                    f"model_state), got {describe(output)}"
+                )
+            output, after = output
+        if self.compute_dtype is not None:
+            output = cast_floats(output, float)
+            after = jax.tree.map(lambda x, like: x.astype(like.dtype), after, model_state)
+        shape = jnp.shape(jax.tree.leaves(targets)[0]) if weights else ()
+        known = [as_weights("supervised", x, shape, some=False) for x in weights]
+        return output, targets, known[0] if known else None, after
 
-    def _score(self, pred: Any, targets: Any) -> tuple[Any, ...]:
-        """The loss, and the metrics if there are any."""
-        metrics = {name: metric(pred, targets) for name, metric in self.metrics.items()}
-        return self.loss(pred, targets), *([metrics] if metrics else [])
+    def _score(self, pred: Any, targets: Any, weights: jax.Array | None) -> tuple[Any, ...]:
+        """The loss, and the metrics if there are any; with weights, Σ w·l / Σ w."""
+
+        def value(score: Score) -> Any:
+            if weights is None:
+                return score(pred, targets)
+            each = _each(score, weights.ndim)(pred, targets)
+            return ratio(jnp.sum(each * weights.astype(each.dtype)), jnp.sum(single(weights)))
+
+        metrics = {name: value(metric) for name, metric in self.metrics.items()}
+        return value(self.loss), *([metrics] if metrics else [])
+
+
+def _each(score: Score, axes: int) -> Score:
+    """`score` of each row alone, [rows]; or of each element of so many leading axes."""
+
+    def one(pred: Any, target: Any) -> jax.Array:
+        alone = jax.tree.map(lambda x: x[None], (pred, target))  # a batch of one row
+        return jnp.asarray(score(*alone))
+
+    for _ in range(axes):
+        one = jax.vmap(one)
+    return one
+
+
+def check_weights(caller: str, loss_fn: Any, data: Any) -> None:
+    """ValueError for weights of a supervised loss's rows that are negative, or all zero."""
+    if isinstance(loss_fn, Supervised) and isinstance(data, tuple | list) and len(data) == 3:
+        targets = jax.tree.leaves(data[1])
+        if targets and is_concrete(data[2]):
+            as_weights(caller, data[2], jnp.shape(targets[0]), some=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +131,8 @@ class StatefulSupervised(Supervised):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, params: PyTree, model_state: PyTree, batch: PyTree, key: jax.Array | None = None
     ) -> Any:
-        pred, targets, model_state = self._predict(params, model_state, batch, key)
-        value, *metrics = self._score(pred, targets)
+        pred, targets, weights, model_state = self._predict(params, model_state, batch, key)
+        value, *metrics = self._score(pred, targets, weights)
         return value, model_state, *metrics
 
 
@@ -99,6 +143,7 @@ def supervised(
     *,
     preprocess: Callable[[Any], Any] | None = None,
     metrics: Mapping[str, Score] | None = None,
+    compute_dtype: Any = None,
 ) -> Supervised:
     """The loss of a model that should map inputs to targets, ready for `train_step` and `evaluate`.
 
@@ -112,14 +157,21 @@ def supervised(
         as it is stored (`fgd.data.normalize` for images).
       metrics: {name: metric(predictions, targets) -> scalar}, means over rows too, that join the
         history and what `evaluate` returns.
+      compute_dtype: what the model computes in, such as `jnp.bfloat16`: parameters and inputs are
+        converted to it inside the step, predictions to float32 before the loss. Parameters,
+        gradients, the optimizer's moments, losses and the model's own arrays stay as they are.
 
     Returns:
       `loss_fn(params, (inputs, targets))`, for `train_step`; it also knows its values row by row,
-      for `fgd.evaluate(loss_fn, state, data)`.
+      for `fgd.evaluate(loss_fn, state, data)`. A batch may have a third part, weights w of its
+      rows, [rows], or of more of the targets' leading axes, such as a mask [rows, time]. Then the
+      loss and every metric are Σ w·l / Σ w over what they are of each alone (0, where all w are 0).
 
     Raises:
-      TypeError: no model and no function; when called, a batch that is not a pair.
-      ValueError: a metric named "loss", "step" or "evaluate".
+      TypeError: no model and no function; a `compute_dtype` that is no float; when called, a batch
+        that is not two or three parts.
+      ValueError: a metric named "loss", "step" or "evaluate"; weights of another shape than a
+        leading part of the targets', negative or all zero.
 
     Example:
       >>> import fgd
@@ -145,6 +197,26 @@ def supervised(
         if name in RESERVED:
             raise ValueError(f'supervised: a metric may not be named "{name}"; {RESERVED[name]}')
         require_callable("supervised", f"metrics[{name!r}]", metric, " of (predictions, targets)")
+    if compute_dtype is not None:
+        compute_dtype = _float_dtype(compute_dtype)
     signature = read_signature("supervised", "apply", apply, batch="x")
     kind = StatefulSupervised if signature.takes("model_state") else Supervised
-    return kind(apply, loss, preprocess, metrics, signature)
+    return kind(apply, loss, preprocess, metrics, compute_dtype, signature)
+
+
+def _float_dtype(dtype: Any) -> Any:
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or not jnp.issubdtype(known, jnp.floating):
+        raise TypeError(
+            "supervised: compute_dtype must be a float dtype such as jnp.bfloat16, got "
+            f"{describe(dtype) if known is None else known}"
+        )
+    if jax.dtypes.canonicalize_dtype(known) != known:
+        raise TypeError(
+            f"supervised: compute_dtype is {known}, which JAX computes only after "
+            'jax.config.update("jax_enable_x64", True)'
+        )
+    return known
