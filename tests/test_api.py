@@ -39,16 +39,17 @@ def public(module):
 
 
 NAMES = {
-    fgd: "Checkpoints DivergedError Step TrainState adagrad adam compilation_cache evaluate fit "
-    "momentum per_example rmsprop sgd supervised sweep train train_step",
+    fgd: "Checkpoints DivergedError Patience Step Summary TrainState adagrad adam "
+    "compilation_cache evaluate fit momentum per_example rmsprop sgd summary supervised sweep "
+    "train train_step",
     fgd.conv: "avg_pool conv_general_dilated max_pool",
     fgd.data: "MNIST linear mnist normalize shuffle split",
     fgd.export: "Artifact load save",
     fgd.interop: "from_torch load save to_torch",
     fgd.losses: "accuracy binary_accuracy binary_cross_entropy cross_entropy mse",
-    fgd.models: "Model Variables cnn from_flax linear mlp",
+    fgd.models: "Model Variables cnn from_equinox from_flax linear mlp",
     fgd.parallel: "init",
-    fgd.plots: "contours digits fitted_line loss_curve paths sweep_curves sweep_heatmap",
+    fgd.plots: "contours digits fitted_line history loss_curve paths sweep_curves sweep_heatmap",
     fgd.testing: "check_gradients",
 }
 

@@ -6,6 +6,7 @@ tests/test_messages.py has the mistakes that are common or need a story; here is
 import inspect
 import re
 
+import equinox
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ DATA = X, Y
 KEY, IMAGES = jax.random.key(0), np.ones([2, 6, 6, 1], np.float32)
 MODEL, CNN = fgd.models.mlp([3, 2]), fgd.models.cnn([6, 6], [2], [3], dropout=0.5)
 PARAMS = MODEL.init(0)
+EQUINOX = equinox.nn.Linear(3, 2, key=jax.random.key(0))
 LINEAR, FLAX = fgd.models.linear(3, 2), fgd.models.from_flax(nn.Dense(2), X)
 LOSS = fgd.supervised(MODEL, fgd.losses.mse)
 STEP = fgd.train_step(LOSS, fgd.sgd(0.1))
@@ -543,6 +545,30 @@ def table():
                 "sample": [*NUMBERS[:1], (TypeError, "expected an array of", (X, "a"))],
             },
         ),
+        "fgd.models.from_equinox": (
+            "from_equinox",
+            {"factory": lambda key: equinox.nn.Linear(3, 2, key=key)},
+            {
+                "factory": [
+                    (TypeError, "expected a function key -> module", None, 3, EQUINOX, "Linear"),
+                    (TypeError, "to make an equinox.Module", lambda key: 3, lambda key: (EQUINOX,)),
+                ]
+            },
+        ),
+        "fgd.summary": (
+            "summary",
+            {"model": MODEL},
+            {"model": [(TypeError, "expected a Model, or a pytree", 3, "m", OBJECT, [X, "a"])]},
+        ),
+        "fgd.Patience": (
+            "Patience",
+            {"metric": "loss", "evaluations": 3},
+            {
+                "metric": [(TypeError, "must be a name", None, 3, OBJECT, b"loss")],
+                "evaluations": ints(1, NONE),
+                "maximize": FLAG,
+            },
+        ),
         "linear.apply": (
             "apply",
             {"params": LINEAR.init(0), "x": X},
@@ -728,6 +754,25 @@ def table():
             {"losses": np.ones(3)},
             {"losses": LINE, "every": ints(1, NONE), "ax": PICTURE},
         ),
+        "fgd.plots.history": (
+            "history",
+            {"history": {"loss": np.ones(3)}},
+            {
+                "history": [
+                    (TypeError, "expected a run's history", None, 3, X, [X], OBJECT),
+                    (ValueError, "there is no 'loss', but", {}, {"error": X}),
+                    (TypeError, "expected", {"loss": WORDS}, {"loss": X, "evaluate": 3}),
+                    (ValueError, "has shape", {"loss": X}, {"loss": X[:0, 0]}, {"loss": 1.0}),
+                ],
+                "metric": [
+                    (TypeError, "must be a name", None, 3, OBJECT),
+                    (ValueError, "there is no 'score', but 'loss'", "score"),
+                ],
+                "maximize": FLAG,
+                "every": ints(1, NONE),
+                "ax": PICTURE,
+            },
+        ),
         "fgd.plots.paths": (
             "paths",
             {"positions": {"a": np.ones([3, 2])}},
@@ -784,6 +829,7 @@ METHODS = {
     "mlp.apply": MODEL.apply,
     "cnn.init": CNN.init,
     "cnn.apply": CNN.apply,
+    "fgd.Patience": fgd.Patience,
     "from_flax.init": FLAX.init,
     "Artifact.__call__": fgd.export.Artifact.__call__,
 }

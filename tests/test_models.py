@@ -242,3 +242,29 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(kind):
     expected = fgd.losses.mse(model.apply(state.params, x), y)
     assert len(set(history["loss"].tolist())) == 20  # another mask in every step
     np.testing.assert_allclose(fgd.evaluate(loss_fn, state, (x, y))["loss"], expected, rtol=1e-5)
+
+
+class TwoInputs(linen.Module):
+    @linen.compact
+    def __call__(self, a, b, train=False):
+        return linen.Dense(2)(a) + linen.Dropout(0.5, deterministic=not train)(b)
+
+
+class OneOfTwo(linen.Module):
+    @linen.compact
+    def __call__(self, pair):
+        return linen.Dense(2)(pair[0]) + pair[1]
+
+
+@pytest.mark.parametrize("module", [TwoInputs(), OneOfTwo()], ids=["two inputs", "one, a pair"])
+def test_flax_modules_of_several_inputs(module):
+    sample = jnp.ones([4, 3]), jnp.ones([4, 2])
+    model = fgd.models.from_flax(module, sample)
+    params = model.init(0)
+    kernel, bias = params["Dense_0"]["kernel"], params["Dense_0"]["bias"]
+    expected = np.ones([4, 3]) @ np.asarray(kernel) + np.asarray(bias) + 1
+    np.testing.assert_allclose(model.apply(params, sample), expected, rtol=1e-5)
+    loss_fn = fgd.supervised(model, fgd.losses.mse)
+    step = fgd.train_step(loss_fn, fgd.sgd(0.1))
+    _, history = fgd.fit(step, step.init(params), (sample, jnp.ones([4, 2])), num_steps=3)
+    assert history["loss"].shape == (3,)

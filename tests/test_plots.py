@@ -100,6 +100,24 @@ def test_paths_in_space_and_nowhere():
     assert pixels(ax).std() > 1
 
 
+@pytest.mark.parametrize(("maximize", "best"), [(False, (20, 1.0)), (True, (10, 3.0))])
+def test_history(maximize, best):
+    """A run of 30 steps that began at step 0 or later, an entry every 5: it ends where it ended."""
+    run = {
+        "loss": np.array([6.0, 5.0, 4.0, 3.0, 2.0, 1.0]),
+        "evaluate": {"step": np.array([10, 20, 40]), "loss": np.array([3.0, 1.0, np.nan])},
+    }
+    ax = fgd.plots.history(run, maximize=maximize, every=5)
+    training, evaluation, mark = ax.lines
+    np.testing.assert_array_equal(training.get_xdata(), [15, 20, 25, 30, 35, 40])
+    np.testing.assert_array_equal(evaluation.get_ydata(), run["evaluate"]["loss"])
+    assert tuple(np.ravel(mark.get_data())) == best
+    assert mark.get_label() == f"best: {best[1]:g} at step {best[0]}"
+    assert pixels(ax).std() > 1
+    alone = fgd.plots.history({"loss": run["loss"]}, every=5)
+    np.testing.assert_array_equal(alone.lines[0].get_xdata(), [5, 10, 15, 20, 25, 30])
+
+
 @pytest.mark.parametrize("column", [False, True])
 def test_fitted_line(column):
     """Points [rows] or [rows, 1]; the model is asked at 100 places of the same form."""

@@ -21,9 +21,11 @@ from fgd._run.per_example import per_example as per_example
 from fgd._run.programs import compilation_cache as compilation_cache
 from fgd._run.state import TrainState as TrainState
 from fgd._run.step import Step as Step, train_step as train_step
+from fgd._run.summary import Summary as Summary, summary as summary
 from fgd._run.supervised import supervised as supervised
 from fgd._run.sweep import sweep as sweep
 from fgd._train.divergence import DivergedError as DivergedError
+from fgd._train.patience import Patience as Patience
 from fgd._train.train import train as train
 from fgd.checkpoint import Checkpoints as Checkpoints
 from fgd.optimizers import (

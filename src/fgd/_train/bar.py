@@ -1,5 +1,6 @@
-"""What a person at the terminal sees of a run."""
+"""What a person at the terminal or in a notebook sees of a run."""
 
+import importlib.util
 import sys
 from typing import Any
 
@@ -11,12 +12,14 @@ class Bar:
 
     def __init__(self, total: int, show: bool | None, done: int = 0) -> None:
         self._tqdm: Any = None
-        if show or (show is None and sys.stderr is not None and sys.stderr.isatty()):
-            from tqdm import tqdm
-
-            self._tqdm = tqdm(
+        self._seen: dict[str, str] = {}
+        in_notebook = _is_notebook()
+        at_terminal = sys.stderr is not None and sys.stderr.isatty()
+        if show or (show is None and (in_notebook or at_terminal)):
+            self._tqdm = _kind(in_notebook)(
                 total=total, initial=done, unit="step", unit_scale=True, file=sys.stderr
             )
+            self._tqdm.set_description("compiling …")
 
     def __enter__(self) -> "Bar":
         return self
@@ -25,9 +28,37 @@ class Bar:
         """Moves on by so many steps, and shows the mean of their losses."""
         if self._tqdm is not None:
             if losses.size:
-                self._tqdm.set_postfix(loss=f"{losses.mean():.4g}", refresh=False)
+                self._show({"loss": float(losses.mean())})
+            self._tqdm.set_description(refresh=False)
             self._tqdm.update(steps)
+
+    def evaluated(self, values: dict[str, float]) -> None:
+        """Shows what was evaluated, until it is again."""
+        if self._tqdm is not None:
+            self._show(values)
+            self._tqdm.refresh()
+
+    def _show(self, values: dict[str, float]) -> None:
+        self._seen |= {name: f"{value:.4g}" for name, value in values.items()}
+        self._tqdm.set_postfix(self._seen, refresh=False)
 
     def __exit__(self, *_: object) -> None:
         if self._tqdm is not None:
             self._tqdm.close()
+
+
+def _is_notebook() -> bool:
+    """Whether this is a kernel of Jupyter's, which has no terminal."""
+    shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return "IPKernelApp" in getattr(shell, "config", {})
+
+
+def _kind(in_notebook: bool) -> Any:
+    """tqdm's widget, or its line of text where there are no widgets."""
+    from tqdm import std
+
+    if not in_notebook or importlib.util.find_spec("ipywidgets") is None:
+        return std.tqdm
+    from tqdm.notebook import tqdm_notebook
+
+    return tqdm_notebook

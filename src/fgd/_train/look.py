@@ -8,29 +8,34 @@ from fgd._run.evaluate import evaluate as evaluated
 from fgd._run.state import TrainState
 from fgd._run.step import Step
 from fgd._run.supervised import Supervised
-from fgd._train.record import Part, Record
+from fgd._train.keeping import require_known
+from fgd._train.patience import Patience
+from fgd._train.record import Record
 from fgd._trees import count_rows, on_device
 from fgd.parallel._placement import local
 
 Evaluate = Callable[[TrainState], dict[str, Any]]
 StopWhen = Callable[[TrainState, dict[str, Any]], Any]
-Look = Callable[[Record], tuple[Part | None, bool]]  # what was evaluated, and whether to stop
+Look = Callable[[Record], tuple[dict[str, Any], bool]]  # what stop_when is told, and says
 
 
 def look_of(step: Step, evaluate: Any, stop_when: Any) -> Look | None:
     """Evaluates what a run has reached, and asks whether that is enough; None: nothing is asked."""
     if stop_when is not None:
         require_callable("train", "stop_when", stop_when, " of (state, metrics)")
+    if isinstance(stop_when, Patience):
+        require_known("Patience waits for", stop_when.metric, step, evaluate)
+        stop_when.set_state(None)
     if evaluate is None and stop_when is None:
         return None
     measure = None if evaluate is None else _measure(step, evaluate)
 
-    def look(record: Record) -> tuple[Part | None, bool]:
+    def look(record: Record) -> tuple[dict[str, Any], bool]:
         metrics: dict[str, Any] = record.means()
         if measure is not None:
             metrics["evaluate"] = record.evaluated(measure(local(record.state)))
         stop = stop_when is not None and bool(stop_when(record.state, metrics))
-        return metrics.get("evaluate"), stop
+        return metrics, stop
 
     return look
 

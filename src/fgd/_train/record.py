@@ -12,6 +12,7 @@ from fgd._checks import describe
 from fgd._run.state import TrainState
 from fgd._train.bar import Bar
 from fgd._train.log import Log
+from fgd._train.values import scalar
 from fgd._trees import mismatch
 
 Part = dict[str, np.ndarray]  # entries of a history, [records] each, on the host
@@ -99,10 +100,12 @@ class Record:
                 f"train: evaluate must return arrays of the same shapes every time; value{problem}"
             )
         self._evaluations.append(evaluation)
+        scalars = {f"evaluate/{name}": scalar(value) for name, value in values.items()}
+        known = {name: x for name, x in scalars.items() if x is not None}
         if self.log is not None:
-            scalars = {name: scalar(value) for name, value in values.items()}
-            known = {f"evaluate/{name}": x for name, x in scalars.items() if x is not None}
             self.log.write(step, known)
+        if self.bar is not None:
+            self.bar.evaluated(known)
         return values
 
     def history(self) -> dict[str, Any]:
@@ -111,12 +114,6 @@ class Record:
         if self._evaluations:
             history["evaluate"] = jax.tree.map(lambda *x: np.stack(x), *self._evaluations)
         return history
-
-
-def scalar(value: Any) -> float | None:
-    """A number of an evaluation that can be logged and compared; None if it is none."""
-    real = isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind != "c"
-    return float(value) if real else None
 
 
 def _joined(parts: Sequence[Part]) -> Part:

@@ -1,18 +1,20 @@
 """Checkpoints of a run: where it goes on, and what it leaves on the way."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fgd._checks import PyTree, describe
+from fgd._checks import PyTree
 from fgd._run.plan import Run, Stream
 from fgd._run.step import Step
-from fgd._run.supervised import Supervised
 from fgd._train.identity import differences, identity, program, program_differs
+from fgd._train.keeping import memory, recall
 from fgd._train.log import Place
 from fgd._train.position import move, position
-from fgd._train.record import Part, Record, scalar
+from fgd._train.record import Record
+from fgd._train.values import is_better, value_of
 from fgd.checkpoint import _arrays
 from fgd.checkpoint._checkpoints import Checkpoints, newest_intact, warn_damaged
 from fgd.checkpoint._folder import About, Folder, MisfitError, locked
@@ -21,13 +23,15 @@ from fgd.parallel._placement import attempt, leads, shared_mesh
 
 
 @contextmanager
-def saving(checkpoints: Checkpoints | None, step: Step, run: Run) -> Iterator["Saver | None"]:
+def saving(
+    checkpoints: Checkpoints | None, step: Step, run: Run, stop_when: Any
+) -> Iterator["Saver | None"]:
     """What keeps a run's checkpoints, while it holds the directory's lock; None of None."""
     if checkpoints is None:
         yield None
         return
     with locked("train", checkpoints.path, shared_mesh(run.state)) as folder:
-        yield Saver(checkpoints, folder, step, run)
+        yield Saver(checkpoints, folder, step, run, stop_when)
 
 
 class Saver:
@@ -38,8 +42,11 @@ class Saver:
       stopped: whether the run was ended there by `stop_when`.
     """
 
-    def __init__(self, checkpoints: Checkpoints, folder: Folder, step: Step, run: Run) -> None:
+    def __init__(
+        self, checkpoints: Checkpoints, folder: Folder, step: Step, run: Run, stop_when: Any
+    ) -> None:
         self._checkpoints, self._folder, self._step, self._run = checkpoints, folder, step, run
+        self._stop_when = stop_when
         self._first = int(run.state.step)
         self._mesh = shared_mesh(run.state)
         self._journal = Journal(folder.path / "history")
@@ -99,6 +106,7 @@ class Saver:
         self._ours |= {name: about["run"][name] for name in known}
         self._saved = self.resumed = about["step"]
         self._best = about["best"]
+        recall(self._stop_when, about, folder, state)
         self.stopped = about["stopped"] and about["step"] > self._first
         return about["log"], self.resumed
 
@@ -128,36 +136,23 @@ class Saver:
             "value": value,
             "best": self._best,
             "stopped": stopped,
+            "stop_when": memory(self._stop_when),
         }
         self._folder.save("train", step, record.state, extra, position(self._run.data))
         if self._leads:
             self._checkpoints.prune(self._folder, step)
         self._saved = step
 
-    def value(self, evaluation: Part | None) -> tuple[float | None, bool]:
-        """What `best` names, and whether it is the best so far.
-
-        Raises:
-          ValueError: there is no number of that name.
-        """
-        name = self._checkpoints.best
-        if name is None or evaluation is None:
+    def value(self, metrics: dict[str, Any] | None) -> tuple[float | None, bool]:
+        """What `best` names, of what a look at the run gave, and whether it is the best so far."""
+        best = self._checkpoints.best
+        if best is None or metrics is None:
             return None, False
-        value = scalar(evaluation.get(name))
-        if value is None:
-            known = [k for k, x in evaluation.items() if scalar(x) is not None]
-            raise ValueError(
-                f"train: checkpoints keep the best {name!r}, which is not among the numbers that "
-                f"evaluate gives: {', '.join(map(repr, known)) or 'there are none'}"
-            )
-        if value != value:
-            return None, False
-        is_better = self._best is None or (
-            value > self._best if self._checkpoints.maximize else value < self._best
-        )
-        if is_better:
-            self._best = value
-        return value, is_better
+        value, maximize = value_of("train: checkpoints", best, metrics), self._checkpoints.maximize
+        if not is_better(value, self._best, maximize):
+            return None if math.isnan(value) else value, False
+        self._best = value
+        return value, True
 
     def saw(self, batch: PyTree) -> None:
         """Learns the program from a stream's first batch, and compares it with the checkpoint's."""
@@ -215,35 +210,3 @@ class Saver:
                 "fgd.Checkpoints(…, strict=False) to go on all the same"
             )
         warnings.warn(said, RuntimeWarning, stacklevel=2)
-
-
-def check_checkpoints(checkpoints: Any, step: Step, run: Run, evaluate: Any) -> None:
-    """TypeError or ValueError for checkpoints that this run can't keep."""
-    if checkpoints is None:
-        return
-    if not isinstance(checkpoints, Checkpoints):
-        raise TypeError(
-            f"train: checkpoints must be fgd.Checkpoints(directory), got {describe(checkpoints)}"
-        )
-    first, record_every = int(run.state.step), run.plan.record_every
-    before_end = checkpoints.every < run.steps + first % checkpoints.every
-    if before_end and (checkpoints.every % record_every or first % record_every):
-        raise ValueError(
-            f"train: record_every={record_every} does not divide the {checkpoints.every} steps "
-            "between two checkpoints"
-            + (f", or the {first} steps before" if first % record_every else "")
-        )
-    best, loss_fn = checkpoints.best, step.loss_fn
-    if best is None:
-        return
-    if evaluate is None:
-        raise ValueError(
-            f"train: checkpoints keep the best {best!r}, but nothing is evaluated; give evaluate"
-        )
-    if not callable(evaluate) and isinstance(loss_fn, Supervised):
-        known = ["loss", *loss_fn.metrics]
-        if best not in known:
-            raise ValueError(
-                f"train: checkpoints keep the best {best!r}, but the loss of this step has "
-                f"{', '.join(map(repr, known))}"
-            )

@@ -17,10 +17,11 @@ from fgd._train.bar import Bar
 from fgd._train.divergence import DivergedError, fault
 from fgd._train.feed import of_arrays, of_stream
 from fgd._train.interrupts import Interrupts, end
+from fgd._train.keeping import fitting
 from fgd._train.log import Writer, open_log
 from fgd._train.look import Evaluate, Look, StopWhen, look_of
 from fgd._train.record import Record
-from fgd._train.saver import Saver, check_checkpoints, saving
+from fgd._train.saver import Saver, saving
 from fgd._train.schedule import Pace, Schedule, schedule_of
 from fgd._trees import leaves
 from fgd.checkpoint._checkpoints import Checkpoints
@@ -80,6 +81,8 @@ def train(
         terminal.
       stop_when: `stop_when(state, metrics) -> bool`, called when `evaluate` would be, with the
         means since the last time, and under "evaluate" what that returned; True ends the run.
+        `fgd.Patience` is one. Whatever has `get_state`, giving what JSON can hold, and `set_state`
+        goes on from checkpoints with what it remembered.
       on_divergence: what to do when loss or parameters are no longer finite, at which the run looks
         after each call: "raise" fgd.DivergedError, or "continue".
 
@@ -130,12 +133,12 @@ def train(
         run = prepare("train", step, state, data, options)
         look = look_of(step, evaluate, stop_when)
         schedule = schedule_of(run, look is not None, evaluate_every)
-        check_checkpoints(checkpoints, step, run, evaluate)
+        checkpoints = fitting(checkpoints, step, run, evaluate, stop_when)
         if is_multi_process(run.plan.mesh) and jax.process_index() > 0:  # 0 speaks for all
             progress, log = False, None
         record = Record(run.state, schedule.first, run.plan.record_every)
         try:
-            with Interrupts() as interrupts, saving(checkpoints, step, run) as saver:
+            with Interrupts() as interrupts, saving(checkpoints, step, run, stop_when) as saver:
                 place, resumed = saver.resume(record) if saver is not None else (None, None)
                 with (
                     open_log(log, place, resumed) as record.log,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fgd._checks import PyTree, describe, replaced, require_array
 from fgd._trees import leaves
-from fgd.models._model import Model, Variables, seeded
+from fgd.models._model import MODES, Model, Variables, inputs_of, seeded
 
 _Apply = Callable[..., tuple[Any, PyTree]]  # (params, model_state, x, *, key) -> (y, model_state)
 
@@ -32,7 +32,8 @@ def from_flax(module: Any, sample: Any) -> Model:
     Args:
       module: a `flax.linen.Module`, or a function `rngs -> flax.nnx.Module`: a function, so that
         every key gives its own initial parameters.
-      sample: an input, to learn shapes from: [rows, …].
+      sample: an input, to learn shapes from: [rows, …]. A tuple of them for a module of several
+        inputs, whose batches have a tuple, too.
 
     Returns:
       A model whose params are plain nested dicts of arrays, named as Flax names them.
@@ -81,14 +82,14 @@ def from_flax(module: Any, sample: Any) -> Model:
 
 def _from_linen(module: Any, sample: Any) -> tuple[Callable[[jax.Array], Variables], _Apply]:
     known = inspect.signature(type(module).__call__).parameters
+    inputs = inputs_of(type(module).__call__)
 
     def mode(training: bool) -> dict[str, bool]:
-        modes = dict.fromkeys(("deterministic", "use_running_average"), not training)
-        modes |= dict.fromkeys(("train", "training", "is_training"), training)
-        return {name: value for name, value in modes.items() if name in known}
+        off = "deterministic", "use_running_average"
+        return {name: training != (name in off) for name in MODES if name in known}
 
     def init(key: jax.Array) -> Variables:
-        model_state = dict(module.init(key, sample, **mode(training=False)))
+        model_state = dict(module.init(key, *inputs(sample), **mode(training=False)))
         return Variables(model_state.pop("params", {}), model_state)
 
     _, shapes = jax.eval_shape(init, jax.random.key(0))
@@ -99,9 +100,10 @@ def _from_linen(module: Any, sample: Any) -> tuple[Callable[[jax.Array], Variabl
         _check_structure("model_state", model_state, shapes)
         variables = {"params": params, **model_state}
         if key is None:
-            return module.apply(variables, x, **mode(training=False)), model_state
+            return module.apply(variables, *inputs(x), **mode(training=False)), model_state
         rngs, mutable = {"dropout": key}, list(model_state)
-        return module.apply(variables, x, rngs=rngs, mutable=mutable, **mode(training=True))
+        training = mode(training=True)
+        return module.apply(variables, *inputs(x), rngs=rngs, mutable=mutable, **training)
 
     return init, apply
 
@@ -116,6 +118,7 @@ def _from_nnx(
         raise TypeError(
             f"from_flax: expected the function to make an nnx.Module, got {describe(example)}"
         )
+    inputs = inputs_of(type(example).__call__)
     graph, shapes, randomness, beyond = nnx.split(example, nnx.Param, nnx.RngState, ...)
 
     def pure(module: Any) -> Variables:
@@ -142,7 +145,7 @@ def _from_nnx(
             variables("model_state", beyond, model_state),
         )
         module.eval() if key is None else module.train()
-        y = module(x)
+        y = module(*inputs(x))
         return y, model_state if key is None else pure(module).model_state
 
     return lambda key: pure(factory(nnx.Rngs(key))), apply

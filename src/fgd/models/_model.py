@@ -1,5 +1,6 @@
 """What a model is."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -43,6 +44,29 @@ class Variables(NamedTuple):
 def seeded(caller: str, init: Callable[[jax.Array], PyTree]) -> Callable[[Key], PyTree]:
     """`init`, of a key, as one of a key or a seed."""
     return lambda key: init(as_key(f"{caller}.init", key))
+
+
+MODES = "deterministic", "use_running_average", "train", "training", "is_training"
+
+
+def inputs_of(call: Callable[..., Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """From a batch's inputs, the arguments of a module's `__call__`, whose first is the module.
+
+    A tuple is several arguments, if it takes as many; all else is one.
+    """
+    known = list(inspect.signature(call).parameters.values())[1:]
+    any_number = any(x.kind is x.VAR_POSITIONAL for x in known)
+    positional = [
+        x
+        for x in known
+        if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD) and x.name not in (*MODES, "key")
+    ]
+
+    def arguments(x: Any) -> tuple[Any, ...]:
+        several = type(x) is tuple and (any_number or len(positional) >= len(x))
+        return x if several else (x,)
+
+    return arguments
 
 
 def require_layers(params: Any, shapes: Sequence[tuple[int, ...]]) -> None:
