@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fgd._checks import PyTree, count, describe, single
-from fgd._run.plan import Stream, as_data
+from fgd._run.data import Stream, as_data
 from fgd._run.programs import keep, weak
 from fgd._run.signature import Signature, read_signature
 from fgd._run.state import Metrics, TrainState

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from fgd._checks import PyTree
+from fgd._run.data import Stream, as_data
 from fgd._run.loop import Body, scan
-from fgd._run.plan import Options, Plan, Stream, as_data, prepare
+from fgd._run.plan import Options, Plan, prepare
 from fgd._run.state import Metrics, TrainState
 from fgd._run.step import Step, Update
 from fgd.parallel._placement import block_on_cpu, within

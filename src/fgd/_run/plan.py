@@ -1,6 +1,5 @@
 """What is settled before a run is compiled: its plan, and where its state and its data lie."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 from fgd import _jax
 from fgd._checks import PyTree, count, describe, is_concrete
 from fgd._run.alike import require_same_run, same_stream
+from fgd._run.data import Mapped, Stream
 from fgd._run.order import Order
 from fgd._run.state import TrainState, require_state
 from fgd._run.step import Step
@@ -25,18 +25,6 @@ from fgd.parallel._placement import (
     specs,
     split,
 )
-
-
-class Stream(NamedTuple):
-    """Data that comes batch by batch, as it is.
-
-    Attributes:
-      batches: what a run takes them from.
-      source: the iterator that was given, which may know where it stands.
-    """
-
-    batches: Iterator[PyTree]
-    source: Any = None
 
 
 class Options(NamedTuple):
@@ -95,13 +83,13 @@ class Run(NamedTuple):
 
     Attributes:
       plan: its static part.
-      state, data: on the devices of the run, as arrays of JAX's.
+      state, data: on the devices of the run, as arrays of JAX's; but for what is read as it comes.
       steps: how many to take.
     """
 
     plan: Plan
     state: TrainState
-    data: PyTree | Stream
+    data: PyTree | Stream | Mapped
     steps: int
 
 
@@ -120,13 +108,14 @@ def prepare(caller: str, step: Any, state: Any, data: Any, options: Options) -> 
     if not isinstance(step, Step):
         raise TypeError(f"{caller}: step must come from fgd.train_step, got {describe(step)}")
     require_state(caller, state)
-    streamed = isinstance(data, Stream)
-    if streamed:
+    streamed, as_it_comes = isinstance(data, Stream), isinstance(data, Stream | Mapped)
+    if isinstance(data, Stream):
         _refuse_for_streams(caller, options)
         order = None
     else:
-        order = _order(caller, data, options)
-        check_weights(caller, step.loss_fn, data)
+        arrays = data.arrays if isinstance(data, Mapped) else data
+        order = _order(caller, arrays, options)
+        check_weights(caller, step.loss_fn, arrays)
     record_every = count(caller, "record_every", options.record_every, least=1)
     mesh = None if options.mesh is None else data_mesh(caller, options.mesh)
     plan = Plan(order, record_every, mesh)
@@ -135,11 +124,16 @@ def prepare(caller: str, step: Any, state: Any, data: Any, options: Options) -> 
     steps = _steps(caller, plan, options)
     state = on_device(caller, "state", state)
     _check_counter(caller, state.step, steps)
-    if not streamed:
+    if not as_it_comes:
         data = on_device(caller, "data", data)
     if mesh is None:
-        require_devices_in_common(caller, state=state, data=() if streamed else data)
+        require_devices_in_common(caller, state=state, data=() if as_it_comes else data)
         return Run(plan, state, data, steps)
+    if is_multi_process(mesh) and isinstance(data, Mapped):
+        raise ValueError(
+            f"{caller}: memory-mapped data on a mesh of several processes: give each process a "
+            "stream of its share of every batch"
+        )
     if is_multi_process(mesh) and not _jax.is_tracing():
         known = {
             "num_steps": steps,
@@ -148,35 +142,13 @@ def prepare(caller: str, step: Any, state: Any, data: Any, options: Options) -> 
             "devices": dict(mesh.shape),
             **(options.looks or {}),
         }
-        if streamed:
+        if isinstance(data, Stream):
             data = data._replace(batches=same_stream(step, state, data.batches, mesh, known))
         else:
             require_same_run(caller, step, state, data, order, mesh, known)
     state = place(mesh, state)
-    data = data if streamed else place(mesh, data)
+    data = data if as_it_comes else place(mesh, data)
     return Run(plan._replace(specs=specs(state)), state, data, steps)
-
-
-def as_data(caller: str, data: Any) -> PyTree | Stream:
-    """`data` as it is, if it is a tree of arrays, or as a Stream, if it can be iterated over."""
-    if isinstance(data, list) and data and all(isinstance(x, tuple | list | dict) for x in data):
-        raise TypeError(
-            f"{caller}: data is a list of {len(data)} {type(data[0]).__name__}s; give arrays whose "
-            "leading axis is rows, or, to train, iter() of a list of batches to train on each in "
-            "turn"
-        )
-    if hasattr(data, "with_format") and hasattr(data, "iter"):  # Hugging Face's
-        raise TypeError(
-            f"{caller}: data is a {type(data).__name__} of rows; "
-            'data.with_format("numpy")[:] is a dict of arrays, '
-            'data.with_format("numpy").iter(batch_size) a stream of batches for train'
-        )
-    is_leaf = jax.tree_util.all_leaves([data])
-    is_array = hasattr(data, "shape") or isinstance(data, str | bytes)
-    if is_leaf and not is_array and hasattr(data, "__iter__"):
-        batches = iter(data)
-        return Stream(batches, batches)
-    return data
 
 
 def _refuse_for_streams(caller: str, options: Options) -> None:

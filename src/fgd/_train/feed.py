@@ -4,6 +4,7 @@ Each is a function `advance(record, records)`: from the record's state it takes 
 entries of history, and adds what it reached to the record, whatever stops it.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from jax.tree_util import keystr
 
 from fgd._checks import PyTree
+from fgd._run.data import Mapped
 from fgd._run.fit import recorded, run
 from fgd._run.plan import Plan
 from fgd._run.state import Metrics, TrainState
@@ -27,6 +29,7 @@ from fgd.parallel._placement import AXIS, block_on_cpu, split, within
 
 Advance = Callable[[Record, int], None]
 
+_ROWS_AHEAD = 256  # steps whose row numbers are computed at a time
 _IN_FLIGHT = 8  # steps of a stream that are dispatched before the first of them is waited for
 
 
@@ -129,6 +132,20 @@ def of_stream(
             record.add(state, part, taken - record.done)
 
     return advance
+
+
+def in_order(data: Mapped, plan: Plan, state: TrainState) -> Iterator[PyTree]:
+    """The batches that follow a state, as `fit` would take them; read when they are asked for."""
+    order: Any = plan.order
+    cpu = jax.local_devices(backend="cpu")[0]
+    key = jax.device_put(state.key.addressable_data(0), cpu)
+    rows_of = jax.jit(jax.vmap(order.at, in_axes=(None, 0)))
+    for start in itertools.count(int(state.step), _ROWS_AHEAD):
+        with jax.default_device(cpu):
+            steps = jnp.arange(_ROWS_AHEAD, dtype=jnp.int32) + start
+            several = np.asarray(rows_of(key, steps))
+        for rows in several:
+            yield jax.tree.map(lambda x, rows=rows: x[rows], data.arrays)
 
 
 def _first_fault(before: TrainState, part: Part, plan: Plan, steps: int) -> int:

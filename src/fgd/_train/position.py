@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from fgd._checks import PyTree
-from fgd._run.plan import Stream
+from fgd._run.data import Stream
 from fgd.checkpoint._folder import About
 from fgd.parallel._placement import participants
 

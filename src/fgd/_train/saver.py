@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from fgd._checks import PyTree
-from fgd._run.plan import Run, Stream
+from fgd._run.data import Stream
+from fgd._run.plan import Run
 from fgd._run.step import Step
 from fgd._train.identity import differences, identity, program, program_differs
 from fgd._train.keeping import memory, recall

@@ -3,7 +3,8 @@
 from typing import Any, NamedTuple
 
 from fgd._checks import count
-from fgd._run.plan import Run, Stream
+from fgd._run.data import Stream
+from fgd._run.plan import Run
 
 SECONDS = 0.5  # what a call should take, so that progress is seen and interrupts are heard
 CAPACITY = 2**16  # entries of history that one compiled call can make

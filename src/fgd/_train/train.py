@@ -10,12 +10,13 @@ import jax
 from jax.sharding import Mesh
 
 from fgd._checks import PyTree, is_concrete, replaced
-from fgd._run.plan import Options, Run, Stream, as_data, prepare
+from fgd._run.data import Mapped, Stream, as_data, as_mapped
+from fgd._run.plan import Options, Run, prepare
 from fgd._run.state import TrainState
 from fgd._run.step import Step
 from fgd._train.bar import Bar
 from fgd._train.divergence import DivergedError, fault
-from fgd._train.feed import of_arrays, of_stream
+from fgd._train.feed import in_order, of_arrays, of_stream
 from fgd._train.interrupts import Interrupts, end
 from fgd._train.keeping import fitting
 from fgd._train.log import Writer, open_log
@@ -64,7 +65,9 @@ def train(
 
     Args:
       step, state, batch_size, num_steps, num_epochs, shuffle, record_every, mesh: as in `fit`.
-      data: arrays as in `fit`; or a stream, any iterator or loader of equal batches, whose steps
+      data: arrays as in `fit`, of which memory-mapped ones (`np.load(path, mmap_mode="r")`) stay in
+        their file: with a batch size, each step reads its rows, those that `fit` would see; or a
+        stream, any iterator or loader of equal batches, whose steps
         `num_steps` counts. It is asked for those batches alone, so that an iterator can go on.
         With a mesh of several processes, each one's stream gives its share of every batch.
       evaluate: rows, arrays as `data` is, on which the loss and metrics of a `fgd.supervised` loss
@@ -121,6 +124,7 @@ def train(
     with together("train", mesh):
         data = as_data("train", data)
         arrays = () if isinstance(data, Stream) else data
+        data = as_mapped(data, batch_size)
         known = [leaf for _, leaf in leaves("train", "data", arrays)] + jax.tree.leaves(state)
         if not all(map(is_concrete, known)):
             raise TypeError(
@@ -169,6 +173,9 @@ def _drive(
     if isinstance(run.data, Stream):
         saw = saver.saw if saver is not None else None
         advance = of_stream(step, run.data.batches, run.plan, run.steps, check, saw)
+    elif isinstance(run.data, Mapped):
+        batches = in_order(run.data, run.plan, record.state)
+        advance = of_stream(step, batches, run.plan._replace(order=None), run.steps, check, None)
     else:
         advance = of_arrays(step, run.data, run.plan, check)
     if check and (what := fault(run.plan, record.state, {})):

@@ -1,0 +1,62 @@
+"""What data is: arrays, arrays in a file that no memory need hold, or a stream of batches."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fgd._checks import PyTree
+
+
+class Stream(NamedTuple):
+    """Data that comes batch by batch, as it is.
+
+    Attributes:
+      batches: what a run takes them from.
+      source: the iterator that was given, which may know where it stands.
+    """
+
+    batches: Iterator[PyTree]
+    source: Any = None
+
+
+class Mapped(NamedTuple):
+    """Arrays in files, whose rows are read when a step wants them.
+
+    Attributes:
+      arrays: a pytree of NumPy arrays, `numpy.memmap` among them.
+    """
+
+    arrays: PyTree
+
+
+def as_data(caller: str, data: Any) -> PyTree | Stream:
+    """`data` as it is, if it is a tree of arrays, or as a Stream, if it can be iterated over."""
+    if isinstance(data, list) and data and all(isinstance(x, tuple | list | dict) for x in data):
+        raise TypeError(
+            f"{caller}: data is a list of {len(data)} {type(data[0]).__name__}s; give arrays whose "
+            "leading axis is rows, or, to train, iter() of a list of batches to train on each in "
+            "turn"
+        )
+    if hasattr(data, "with_format") and hasattr(data, "iter"):  # Hugging Face's
+        raise TypeError(
+            f"{caller}: data is a {type(data).__name__} of rows; "
+            'data.with_format("numpy")[:] is a dict of arrays, '
+            'data.with_format("numpy").iter(batch_size) a stream of batches for train'
+        )
+    is_leaf = jax.tree_util.all_leaves([data])
+    is_array = hasattr(data, "shape") or isinstance(data, str | bytes)
+    if is_leaf and not is_array and hasattr(data, "__iter__"):
+        batches = iter(data)
+        return Stream(batches, batches)
+    return data
+
+
+def as_mapped(data: PyTree | Stream, batch_size: Any) -> PyTree | Stream | Mapped:
+    """`data`, as Mapped if it has a memory-mapped array and steps see batches of it."""
+    if isinstance(data, Stream) or batch_size is None:
+        return data
+    if any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(data)):
+        return Mapped(data)
+    return data
