@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-LONG = bool(os.environ.get("FGD_LONG"))
-FLAT = 4e6  # bytes: malloc's own ups and downs; a kept program is over 100,000, and there are many
+SHARE = {"": 10, "1": 4, "all": 1}[os.environ.get("FGD_LONG", "")]
+FLAT = 16e6  # bytes: malloc's own ups and downs; a kept program is over 100,000
 
 pytestmark = pytest.mark.slow
 
@@ -170,7 +170,7 @@ def test_what_is_dropped_is_freed(what):
     0.12.0.1 keep their notes, and the array (a finalizer of a tracer refers to its trace). Even
     then what fgd made is freed.
     """
-    found = child(LIVES, {"what": what, "times": TIMES[what] // (1 if LONG else 10)})
+    found = child(LIVES, {"what": what, "times": TIMES[what] // SHARE})
     middle, last = found[4], found[-1]
     for name in ("arrays", "programs", "kept"):
         assert last[name] == middle[name], (name, found)
@@ -205,7 +205,7 @@ print(json.dumps({
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc here")
 def test_millions_of_steps(tmp_path):
     """From the second hundredth on, `train` needs no more memory, log and checkpoints included."""
-    steps = 10_000_000 if LONG else 2_000_000
+    steps = 10_000_000 // (1 if SHARE == 1 else 5)
     options = {
         "num_steps": steps,
         "record_every": 10_000,

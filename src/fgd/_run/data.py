@@ -14,7 +14,7 @@ class Stream(NamedTuple):
 
     Attributes:
       batches: what a run takes them from.
-      source: the iterator that was given, which may know where it stands.
+      source: the iterator or loader that was given, if it may know where it stands.
     """
 
     batches: Iterator[PyTree]
@@ -39,7 +39,7 @@ def as_data(caller: str, data: Any) -> PyTree | Stream:
             "leading axis is rows, or, to train, iter() of a list of batches to train on each in "
             "turn"
         )
-    if hasattr(data, "with_format") and hasattr(data, "iter"):  # Hugging Face's
+    if hasattr(data, "with_format") and hasattr(data, "__len__"):  # Hugging Face's
         raise TypeError(
             f"{caller}: data is a {type(data).__name__} of rows; "
             'data.with_format("numpy")[:] is a dict of arrays, '
@@ -48,9 +48,35 @@ def as_data(caller: str, data: Any) -> PyTree | Stream:
     is_leaf = jax.tree_util.all_leaves([data])
     is_array = hasattr(data, "shape") or isinstance(data, str | bytes)
     if is_leaf and not is_array and hasattr(data, "__iter__"):
-        batches = iter(data)
-        return Stream(batches, batches)
+        return _as_stream(data)
     return data
+
+
+def _as_stream(data: Any) -> Stream:
+    """An iterator as it stands; a loader from its beginning, again and again."""
+    if hasattr(data, "load_state_dict"):  # torchdata's, and datasets': asked before they begin
+        begin = data.state_dict() if hasattr(data, "with_format") else _SEES_FOR_ITSELF
+        return Stream(_epochs(data, begin), data)
+    batches = iter(data)
+    if batches is data or hasattr(batches, "get_state"):
+        return Stream(batches, batches)
+    return Stream(_epochs(data))
+
+
+_SEES_FOR_ITSELF: Any = object()
+
+
+def _epochs(loader: Any, begin: Any = _SEES_FOR_ITSELF) -> Iterator[PyTree]:
+    """Epoch after epoch; datasets' begin each one where they were taken, unless taken back."""
+    while True:
+        taken = 0
+        for batch in loader:
+            taken += 1
+            yield batch
+        if not taken:  # empty, or an iterator after all
+            return
+        if begin is not _SEES_FOR_ITSELF:
+            loader.load_state_dict(begin)
 
 
 def as_mapped(data: PyTree | Stream, batch_size: Any) -> PyTree | Stream | Mapped:

@@ -67,9 +67,10 @@ def train(
       step, state, batch_size, num_steps, num_epochs, shuffle, record_every, mesh: as in `fit`.
       data: arrays as in `fit`, of which memory-mapped ones (`np.load(path, mmap_mode="r")`) stay in
         their file: with a batch size, each step reads its rows, those that `fit` would see; or a
-        stream, any iterator or loader of equal batches, whose steps
-        `num_steps` counts. It is asked for those batches alone, so that an iterator can go on.
-        With a mesh of several processes, each one's stream gives its share of every batch.
+        stream, any iterator or loader of equal batches, whose steps `num_steps` counts. It is asked
+        for those batches alone, so that an iterator can go on; a loader is iterated over again
+        when it ends, as for epochs. With a mesh of several processes, each one's stream gives its
+        share of every batch.
       evaluate: rows, arrays as `data` is, on which the loss and metrics of a `fgd.supervised` loss
         are evaluated; or a function `evaluate(state) -> {name: value}`. It is done whenever the
         steps completed are a multiple of `evaluate_every`, and at the end.
