@@ -172,7 +172,9 @@ def test_bad_arguments(tmp_path, as_users):
     with pytest.raises(ValueError, match="'acc', but the loss of this step has 'loss', 'error'"):
         run(fgd.Patience("acc", 2))
     step, state = start()
-    with pytest.raises(ValueError, match="no number 'acc' among what is evaluated, which has 'b'"):
+    with pytest.raises(
+        ValueError, match=r"waits for 'acc', which is not among the .* evaluate gives: 'b'"
+    ):
         fgd.train(
             step,
             state,

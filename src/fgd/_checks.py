@@ -29,6 +29,11 @@ def describe(value: Any) -> str:
     return text if len(text) <= 80 and "\n" not in text else f"a {_kind(value)}"
 
 
+def name_of(function: Any) -> str:
+    """What a function is called."""
+    return getattr(function, "__name__", None) or describe(function)
+
+
 def spec(x: Any) -> str:
     """`float32[3, 4]`, of an array of any framework."""
     return f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import keystr
 
-from fgd._checks import PyTree, describe, replaced
+from fgd._checks import PyTree, describe, name_of, replaced
 from fgd._keys import as_key
 from fgd._run.loss import objective_of
 from fgd._run.per_example import PerExample, by_example, wants_examples
@@ -23,7 +23,7 @@ from fgd.models._model import Variables
 Update = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Step:
     """One training step, `step(state, batch) -> (state, metrics)`; made by `fgd.train_step`.
 
@@ -82,6 +82,9 @@ class Step:
         require_state("step", state)
         state, batch = on_device("step", "state", state), on_device("step", "batch", batch)
         return self.program(_once)(state, batch)
+
+    def __repr__(self) -> str:
+        return f"Step({name_of(self.loss_fn)})"
 
     def program(self, function: Callable[..., Any], **jit_options: Any) -> Any:
         """`function(update, …)` compiled for this step: made once, kept and freed with the step."""

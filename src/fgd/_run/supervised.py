@@ -7,7 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgd._checks import PyTree, describe, is_concrete, replaced, require_callable, single
+from fgd._checks import (
+    PyTree,
+    describe,
+    is_concrete,
+    name_of,
+    replaced,
+    require_callable,
+    single,
+)
 from fgd._run.signature import Signature, read_signature
 from fgd._run.state import RESERVED
 from fgd._trees import cast_floats
@@ -17,7 +25,7 @@ from fgd.models._model import Model
 Score = Callable[[Any, Any], Any]  # (predictions, targets) -> scalar
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Supervised:
     """The loss of a model that should map inputs to targets; made by `fgd.supervised`.
 
@@ -45,6 +53,9 @@ class Supervised:
         pred, targets, weights, _ = self._predict(params, None, batch, key)
         value, *metrics = self._score(pred, targets, weights)
         return (value, *metrics) if metrics else value
+
+    def __repr__(self) -> str:
+        return f"supervised({', '.join([name_of(self.loss), *self.metrics])})"
 
     def per_row(
         self, params: PyTree, model_state: PyTree, batch: PyTree
@@ -124,7 +135,7 @@ def check_weights(caller: str, loss_fn: Any, data: Any) -> None:
             as_weights(caller, data[2], jnp.shape(targets[0]), some=True)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StatefulSupervised(Supervised):
     """`Supervised` of a model with arrays of its own."""
 

@@ -55,7 +55,7 @@ class Patience:
 
     def __call__(self, state: TrainState, metrics: dict[str, Any]) -> bool:
         """Takes an evaluation; whether it was one too many."""
-        value = value_of("Patience", self.metric, metrics)
+        value = value_of("Patience waits for", self.metric, metrics)
         if is_better(value, self.best_value, self.maximize):
             self.best_state, self.best_value, self.best_step = state, value, int(state.step)
             self._since = 0

@@ -149,7 +149,8 @@ class Saver:
         best = self._checkpoints.best
         if best is None or metrics is None:
             return None, False
-        value, maximize = value_of("train: checkpoints", best, metrics), self._checkpoints.maximize
+        value = value_of("checkpoints keep the best", best, metrics)
+        maximize = self._checkpoints.maximize
         if not is_better(value, self._best, maximize):
             return None if math.isnan(value) else value, False
         self._best = value

@@ -13,16 +13,20 @@ def is_better(value: float, best: float | None, maximize: bool) -> bool:
     return best is None or (value > best if maximize else value < best)
 
 
-def value_of(caller: str, name: str, metrics: dict[str, Any]) -> float:
-    """The number of that name, of an evaluation if there is one; ValueError if there is none."""
+def value_of(what: str, name: str, metrics: dict[str, Any]) -> float:
+    """The number of that name, of an evaluation if there is one; ValueError if there is none.
+
+    Args:
+      what: what wants it, for the message: "Patience waits for".
+    """
     where = metrics.get("evaluate", metrics)
     value = scalar(where.get(name))
     if value is None:
         known = [k for k, x in where.items() if scalar(x) is not None]
         raise ValueError(
-            f"{caller}: there is no number {name!r} among what "
-            + ("is evaluated" if "evaluate" in metrics else "a step gives")
-            + f", which has {', '.join(map(repr, known)) or 'none'}"
+            f"train: {what} {name!r}, which is not among the numbers that "
+            f"{'evaluate' if 'evaluate' in metrics else 'a step'} gives: "
+            f"{', '.join(map(repr, known)) or 'there are none'}"
         )
     return value
 

@@ -28,6 +28,9 @@ class Model(NamedTuple):
     init: Callable[[Key], PyTree]
     apply: Callable[..., Any]
 
+    def __repr__(self) -> str:
+        return "Model(init, apply)"
+
 
 class Variables(NamedTuple):
     """What a model with arrays of its own starts from; `step.init` takes it as it is.
