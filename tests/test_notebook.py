@@ -58,4 +58,4 @@ state, history = fgd.train(
 )
 """
     notebook = executed(BEGIN, run, "print(int(state.step), history['loss'].shape)")
-    assert notebook.cells[-1].outputs[0]["text"] == "100 (100,)\n"
+    assert notebook.cells[-1].outputs[0]["text"] == "400 (400,)\n"
