@@ -14,6 +14,7 @@ Body = Callable[[Any, None], tuple[Any, Any]]
 
 def scan(body: Body, state: Any, length: int) -> tuple[Any, Any]:
     """`lax.scan(body, state, length=length)`; its derivative recomputes block by block."""
+    body = jax.checkpoint(body, prevent_cse=False, policy=_saved)
     block = _block(length)
     if block == 1:
         return _loop(body, state, length)
@@ -30,6 +31,20 @@ def scan(body: Body, state: Any, length: int) -> tuple[Any, Any]:
         state, last = _loop(body, state, rest)
         outputs = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), outputs, last)
     return state, outputs
+
+
+def _saved(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether the derivative of a step keeps a value: not what is cheap to compute again."""
+    return primitive.name not in _CHEAP
+
+
+_CHEAP = frozenset(
+    "abs add add_any and bitcast_convert_type broadcast_in_dim ceil clamp concatenate "
+    "convert_element_type copy copy_p div dynamic_slice eq expand_dims floor gather ge gt imag "
+    "integer_pow iota le lt max min mul name ne neg not or pad real reshape rev round select_n "
+    "shift_left shift_right_arithmetic shift_right_logical sign slice square squeeze stop_gradient "
+    "sub transpose xor".split()
+)
 
 
 def _block(length: int) -> int:

@@ -41,6 +41,27 @@ def objective_of(loss_fn: Callable[..., Any]) -> Objective:
     return objective
 
 
+def gradient_of(objective: Objective) -> Callable[..., Any]:
+    """`gradient(params, state, batch) -> (loss, aux, ∇loss, scaled)`, where scaled(c) is ∇(c·loss).
+
+    By c, the latter has a derivative that needs no gradient: the slope of the loss along the
+    cotangent, which the derivative by the parameters computes anyway.
+    """
+
+    def gradient(params: PyTree, state: TrainState, batch: PyTree) -> Any:
+        def loss_of(params: PyTree) -> Any:
+            return objective(params, state, batch)
+
+        loss, pullback, aux = jax.vjp(loss_of, params, has_aux=True)
+
+        def scaled(c: Any) -> PyTree:
+            return pullback(jnp.asarray(c, loss.dtype))[0]
+
+        return loss, aux, scaled(1), scaled
+
+    return gradient
+
+
 def _parts(output: Any, model_state: PyTree, has_state: bool) -> tuple[Any, PyTree, Any]:
     """The loss, the model's arrays and the metrics of what a loss function returned."""
     parts: tuple[Any, ...] = output if isinstance(output, tuple) else (output,)

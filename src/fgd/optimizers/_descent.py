@@ -1,5 +1,6 @@
 """What the optimizers share: θ ← θ − η·direction, and its pieces."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -49,13 +50,41 @@ def descent(
         return kind(jnp.int32(0), *map(start, moments))
 
     def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
-        del params, extra
+        del params
         count, *before = state
         rate = learning_rate(count) if callable(learning_rate) else learning_rate
         along, after = direction(updates, tuple(before), count + 1)
-        return jax.tree.map(lambda d: -like(rate, d) * d, along), kind(count + 1, *after)
+        scaled = jax.tree.map(lambda d: -like(rate, d) * d, along)
+        if twin := _scaled_grad(along, **extra):
+            scaled = jax.tree.map(with_derivative_of, scaled, twin(-jnp.asarray(rate)))
+        return scaled, kind(count + 1, *after)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scaled_grad(
+    direction: PyTree,
+    grad: PyTree = None,
+    scaled_grad: Callable[[Scalar], PyTree] | None = None,
+    **extra: Any,
+) -> Callable[[Scalar], PyTree] | None:
+    """`scaled_grad` of the step, c ↦ ∇(c·loss), if the direction is the gradient itself."""
+    del extra
+    ours, theirs = jax.tree.leaves(direction), jax.tree.leaves(grad)
+    same = len(ours) == len(theirs) and all(map(operator.is_, ours, theirs))
+    return scaled_grad if same else None
+
+
+@jax.custom_jvp
+def with_derivative_of(value: jax.Array, twin: jax.Array) -> jax.Array:
+    """`value`, whose derivative is computed as that of `twin`, which it equals up to rounding."""
+    del twin
+    return value
+
+
+@with_derivative_of.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    return with_derivative_of(*primals), tangents[1]
 
 
 def like(scalar: Scalar, array: Any) -> jax.Array:
