@@ -1,6 +1,7 @@
 """A loss function as the step wants it, whatever of key, model_state and metrics it has."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,6 +14,22 @@ from fgd._run.state import RESERVED, Metrics, TrainState
 from fgd._trees import strong
 
 Objective = Callable[..., tuple[jax.Array, tuple[PyTree, Metrics]]]
+
+
+@dataclass(frozen=True, eq=False)
+class ValueFn:
+    """The `value_fn` that optimizers are given.
+
+    Attributes:
+      value: the loss of a step's batch at other parameters.
+      scaled_grad: c ↦ ∇(c·loss) at the step's own, see `gradient_of`; for `fgd.sgd`.
+    """
+
+    value: Callable[[PyTree], jax.Array]
+    scaled_grad: Callable[[Any], PyTree] | None
+
+    def __call__(self, params: PyTree) -> jax.Array:
+        return self.value(params)
 
 
 def objective_of(loss_fn: Callable[..., Any]) -> Objective:

@@ -12,7 +12,7 @@ from jax.tree_util import keystr
 
 from fgd._checks import PyTree, describe, replaced
 from fgd._keys import as_key
-from fgd._run.loss import gradient_of, objective_of
+from fgd._run.loss import ValueFn, gradient_of, objective_of
 from fgd._run.per_example import PerExample, by_example, wants_examples
 from fgd._run.programs import keep
 from fgd._run.signature import read_signature
@@ -161,8 +161,7 @@ def train_step(loss_fn: Callable[..., Any], optimizer: optax.GradientTransformat
             state.params,
             value=loss,
             grad=grads,
-            value_fn=lambda params: objective(params, state, batch)[0],
-            scaled_grad=scaled_grad,
+            value_fn=ValueFn(lambda params: objective(params, state, batch)[0], scaled_grad),
         )
         _check_updates(optimizer, state.params, updates)
         params = optax.apply_updates(state.params, updates)

@@ -63,16 +63,13 @@ def descent(
 
 
 def _scaled_grad(
-    direction: PyTree,
-    grad: PyTree = None,
-    scaled_grad: Callable[[Scalar], PyTree] | None = None,
-    **extra: Any,
+    direction: PyTree, grad: PyTree = None, value_fn: Any = None, **extra: Any
 ) -> Callable[[Scalar], PyTree] | None:
-    """`scaled_grad` of the step, c ↦ ∇(c·loss), if the direction is the gradient itself."""
+    """The step's own c ↦ ∇(c·loss), if the direction is the gradient as the step computed it."""
     del extra
     ours, theirs = jax.tree.leaves(direction), jax.tree.leaves(grad)
     same = len(ours) == len(theirs) and all(map(operator.is_, ours, theirs))
-    return scaled_grad if same else None
+    return getattr(value_fn, "scaled_grad", None) if same else None
 
 
 @jax.custom_jvp
