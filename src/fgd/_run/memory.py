@@ -37,8 +37,8 @@ def _is_costly(primitive: Any, *_: Any, **__: Any) -> bool:
 _NAMES = """
 abs add add_any and bitcast_convert_type broadcast_in_dim ceil clamp concatenate
 convert_element_type copy copy_p div dynamic_slice eq expand_dims floor gather ge gt imag
-integer_pow iota le lt max min mul ne neg not or pad real reshape rev round select_n
-    shift_left shift_right_arithmetic shift_right_logical sign slice square squeeze stop_gradient
+integer_pow iota le lt max min mul ne neg not or pad real reshape rev round rsqrt select_n
+shift_left shift_right_arithmetic shift_right_logical sign slice sqrt square squeeze stop_gradient
 sub transpose xor
 """
 _CHEAP = frozenset(_NAMES.split())

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 
 from fgd._checks import PyTree, describe
@@ -89,7 +90,12 @@ def like(scalar: Scalar, array: Any) -> jax.Array:
 
 
 def average(decay: Scalar, mean: PyTree, new: PyTree) -> PyTree:
-    return jax.tree.map(lambda m, x: like(decay, m) * m + like(1 - decay, m) * x, mean, new)
+    return kept(jax.tree.map(lambda m, x: like(decay, m) * m + like(1 - decay, m) * x, mean, new))
+
+
+def kept(moment: PyTree) -> PyTree:
+    """A moment that the derivative of a run keeps: otherwise what it is made of would be kept."""
+    return jax.tree.map(lambda m: checkpoint_name(m, "moment"), moment)
 
 
 def square(grads: PyTree) -> PyTree:
