@@ -22,16 +22,18 @@ def scan(body: Body, state: Any, length: int, blocks: tuple[int, ...] = ()) -> t
         return _loop(body, state, length)
     block, within = blocks[0], blocks[1:]
 
-    def steps_of_a_block(state: Any, _: None) -> tuple[Any, Any]:
-        return scan(body, state, block, within)
+    def in_blocks(state: Any, block: int, count: int) -> tuple[Any, Any]:
+        def steps_of_a_block(state: Any, _: None) -> tuple[Any, Any]:
+            return scan(body, state, block, tuple(b for b in within if b < block))
 
-    # XLA can't merge what a loop computes again with what another loop computed, so there is no
-    # common subexpression to protect.
-    recomputed = jax.checkpoint(steps_of_a_block, prevent_cse=False)
-    state, outputs = _loop(recomputed, state, length // block)
-    outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+        # XLA can't merge what a loop computes again with what another loop computed, so there is
+        # no common subexpression to protect.
+        state, outputs = _loop(jax.checkpoint(steps_of_a_block, prevent_cse=False), state, count)
+        return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+
+    state, outputs = in_blocks(state, block, length // block)
     if rest := length % block:
-        state, last = scan(body, state, rest, tuple(b for b in within if b < rest))
+        state, last = in_blocks(state, rest, 1)
         outputs = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), outputs, last)
     return state, outputs
 
