@@ -44,7 +44,8 @@ LEAST = 5000  # bytes: many levels of blocks
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "every"), [(fgd.sgd, 1), (fgd.sgd, 20), pytest.param(fgd.adam, 20, marks=SLOW)]
+    ("optimizer", "every"),
+    [(fgd.sgd, 20), *(pytest.param(*x, marks=SLOW) for x in ((fgd.sgd, 1), (fgd.adam, 20)))],
 )
 def test_the_same_in_any_memory(optimizer, every):
     """The run bit for bit, the derivative by rate, parameters and rows to a few roundings."""
