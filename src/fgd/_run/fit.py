@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from fgd._checks import PyTree
+from fgd import _jax
+from fgd._checks import PyTree, count
 from fgd._run.data import Stream, as_data
 from fgd._run.loop import Body, scan
+from fgd._run.memory import Memory, blocks_for, saving
 from fgd._run.plan import Options, Plan, prepare
 from fgd._run.state import Metrics, TrainState
 from fgd._run.step import Step, Update
@@ -25,14 +27,16 @@ def fit(
     shuffle: bool = True,
     record_every: int = 1,
     mesh: Mesh | None = None,
+    max_memory: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Trains for a number of steps, as one compiled program.
 
     It can't be interrupted: Ctrl-C is heard when JAX is done. `fgd.train` hears it on the way.
 
-    A pure function of its arguments: `jax.jit`, `jax.vmap` and `jax.grad` go through it (in memory
-    that grows as √steps). `fit` for m steps and then for n equals `fit` for m + n, bit for bit on
-    CPU, wherever it is split.
+    A pure function of its arguments: `jax.jit`, `jax.vmap`, `jax.jvp` and `jax.grad` go through it.
+    `jax.grad` keeps what the steps leave behind, or where that is much, computes blocks of them
+    twice, in memory that grows as √steps. `fit` for m steps and then for n equals `fit` for m + n,
+    bit for bit on CPU, wherever it is split.
 
     Args:
       step: made by `fgd.train_step`.
@@ -48,6 +52,10 @@ def fit(
       mesh: devices among which each batch is split, along the mesh's axis "data"; `batch_size`
         must be a multiple of their number. Data is copied to each of them, and the state too
         unless it lies on them already, as its caller placed it. None: where the data is.
+      max_memory: bytes that the reverse-mode derivative of the run may keep of its steps (those of
+        a single step come on top); under `vmap`, for each of the runs. The fewer, the more often
+        steps are computed again: blocks are nested as deep as it takes. None: all that they leave
+        if it is at most 256 MiB, or else about √steps states, and every step is computed twice.
 
     Returns:
       The state reached, and the history: a dict of float arrays [steps // record_every], "loss"
@@ -55,6 +63,8 @@ def fit(
 
     Raises:
       TypeError, ValueError: an argument makes no sense; says which, before anything is compiled.
+        `max_memory` is too little for a derivative, where there may be one: within a
+        transformation of JAX's; says the least that will do.
 
     Example:
       >>> import fgd, jax
@@ -73,33 +83,51 @@ def fit(
             "streams of batches"
         )
     options = Options(batch_size, num_steps, num_epochs, shuffle, record_every, mesh)
+    if max_memory is not None:
+        max_memory = count("fit", "max_memory", max_memory, least=1)
+    memory = Memory(max_memory) if _jax.is_tracing() else None
     with together("fit", mesh):
         ready = prepare("fit", step, state, data, options)
-        program = step.program(run, static_argnames=("plan", "records"))
+        program = step.program(run, static_argnames=("plan", "records", "memory"))
+        records = ready.steps // record_every
         with within(ready.plan.mesh):
             results = program(
-                ready.state, ready.data, plan=ready.plan, records=ready.steps // record_every
+                ready.state, ready.data, plan=ready.plan, records=records, memory=memory
             )
         return block_on_cpu(ready.plan.mesh, results)
 
 
 def run(
-    update: Update, state: TrainState, data: PyTree, *, plan: Plan, records: int
+    update: Update,
+    state: TrainState,
+    data: PyTree,
+    *,
+    plan: Plan,
+    records: int,
+    memory: Memory | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """`fit`, its arguments settled."""
-    state, history = scan(recorded(update, data, plan), state, records)
+    """`fit`, its arguments settled; with a `memory` it may be differentiated."""
+    step, blocks = one_step(update, data, plan), ((), ())
+    if memory is not None:
+        step = saving(step)
+        blocks = blocks_for(step, state, records, plan.record_every, memory.most)
+    state, history = scan(recorded(step, plan, blocks[1]), state, records, blocks[0])
     return plan.constrain(state), history
 
 
-def recorded(update: Update, data: PyTree, plan: Plan) -> Body:
-    """The steps that make one entry of the history."""
-
-    def one_step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+def one_step(update: Update, data: PyTree, plan: Plan) -> Body:
+    def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         state, metrics = update(state, plan.batch(state, data))
         return plan.constrain(state), metrics
 
+    return body
+
+
+def recorded(step: Body, plan: Plan, blocks: tuple[int, ...] = ()) -> Body:
+    """The steps that make one entry of the history."""
+
     def their_mean(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        state, metrics = scan(one_step, state, plan.record_every)
+        state, metrics = scan(step, state, plan.record_every, blocks)
         return state, jax.tree.map(jnp.mean, metrics)
 
-    return one_step if plan.record_every == 1 else their_mean
+    return step if plan.record_every == 1 else their_mean

@@ -1,6 +1,7 @@
 """A loss function as the step wants it, whatever of key, model_state and metrics it has."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,6 +14,22 @@ from fgd._run.state import RESERVED, Metrics, TrainState
 from fgd._trees import strong
 
 Objective = Callable[..., tuple[jax.Array, tuple[PyTree, Metrics]]]
+
+
+@dataclass(frozen=True, eq=False)
+class ValueFn:
+    """The `value_fn` that optimizers are given.
+
+    Attributes:
+      value: the loss of a step's batch at other parameters.
+      scaled_grad: c ↦ ∇(c·loss) at the step's own, see `gradient_of`; for `fgd.sgd`.
+    """
+
+    value: Callable[[PyTree], jax.Array]
+    scaled_grad: Callable[[Any], PyTree] | None
+
+    def __call__(self, params: PyTree) -> jax.Array:
+        return self.value(params)
 
 
 def objective_of(loss_fn: Callable[..., Any]) -> Objective:
@@ -39,6 +56,27 @@ def objective_of(loss_fn: Callable[..., Any]) -> Objective:
         return _scalar("the loss", loss), (model_state, _float_metrics(metrics))
 
     return objective
+
+
+def gradient_of(objective: Objective) -> Callable[..., Any]:
+    """`gradient(params, state, batch) -> (loss, aux, ∇loss, scaled)`, where scaled(c) is ∇(c·loss).
+
+    By c, the latter has a derivative that needs no gradient: the slope of the loss along the
+    cotangent, which the derivative by the parameters computes anyway.
+    """
+
+    def gradient(params: PyTree, state: TrainState, batch: PyTree) -> Any:
+        def loss_of(params: PyTree) -> Any:
+            return objective(params, state, batch)
+
+        loss, pullback, aux = jax.vjp(loss_of, params, has_aux=True)
+
+        def scaled(c: Any) -> PyTree:
+            return pullback(jnp.asarray(c, loss.dtype))[0]
+
+        return loss, aux, scaled(1), scaled
+
+    return gradient
 
 
 def _parts(output: Any, model_state: PyTree, has_state: bool) -> tuple[Any, PyTree, Any]:

@@ -72,9 +72,9 @@ def per_example(optimizer: optax.GradientTransformation) -> PerExample:
 
 
 def by_example(objective: Objective) -> tuple[Objective, Callable[..., Any]]:
-    """Of one row after the other: the mean of `objective`, and its `value_and_grad`.
+    """Of one row after the other: the mean of `objective`, and its `gradient_of`.
 
-    The latter's value, aux included, is the mean, and its gradient has one leading axis, the rows.
+    The latter's loss, aux included, is the mean, and its gradient has one leading axis, the rows.
     """
 
     def of_rows(
@@ -92,12 +92,12 @@ def by_example(objective: Objective) -> tuple[Objective, Callable[..., Any]]:
     def value(params: PyTree, state: TrainState, batch: PyTree) -> Any:
         return mean(of_rows(objective, params, state, batch))
 
-    def value_and_grad(params: PyTree, state: TrainState, batch: PyTree) -> Any:
+    def gradient(params: PyTree, state: TrainState, batch: PyTree) -> Any:
         each = jax.value_and_grad(objective, has_aux=True)
         values, grads = of_rows(each, params, state, batch)
-        return mean(values), grads
+        return *mean(values), grads, None
 
-    return value, value_and_grad
+    return value, gradient
 
 
 def wants_examples(opt_state: PyTree) -> bool:

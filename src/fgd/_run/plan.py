@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec as P
 
 from fgd import _jax
@@ -68,6 +69,7 @@ class Plan(NamedTuple):
             rows = self.order.at(state.key, state.step)
             if self.mesh is not None:  # every device computes all row numbers and asks no other
                 rows = jax.lax.with_sharding_constraint(rows, replicated(self.mesh))
+            rows = checkpoint_name(rows, "rows")  # kept for the derivative; gathered again
             data = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="promise_in_bounds"), data)
         if self.mesh is None:
             return data

@@ -12,7 +12,7 @@ from jax.tree_util import keystr
 
 from fgd._checks import PyTree, describe, name_of, replaced
 from fgd._keys import as_key
-from fgd._run.loss import objective_of
+from fgd._run.loss import ValueFn, gradient_of, objective_of
 from fgd._run.per_example import PerExample, by_example, wants_examples
 from fgd._run.programs import keep
 from fgd._run.signature import read_signature
@@ -144,7 +144,7 @@ def train_step(loss_fn: Callable[..., Any], optimizer: optax.GradientTransformat
             + ("call its gradient_transformation()" if wrapper else "fgd.sgd(1e-2) makes one")
         )
     objective = objective_of(loss_fn)
-    value_and_grad = jax.value_and_grad(objective, has_aux=True)
+    gradient = gradient_of(objective)
     if isinstance(optimizer, PerExample):
         if read_signature("train_step", "loss_fn", loss_fn).takes("model_state"):
             raise TypeError(
@@ -152,19 +152,19 @@ def train_step(loss_fn: Callable[..., Any], optimizer: optax.GradientTransformat
                 "model_state, which is of a batch, as BatchNorm's statistics are; a model without "
                 "it, with LayerNorm or GroupNorm, can be trained so"
             )
-        objective, value_and_grad = by_example(objective)
+        objective, gradient = by_example(objective)
     extended = optax.with_extra_args_support(optimizer)
 
     def update(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         _check_optimizer_state(optimizer, state)
-        (loss, (model_state, metrics)), grads = value_and_grad(state.params, state, batch)
+        loss, (model_state, metrics), grads, scaled_grad = gradient(state.params, state, batch)
         updates, opt_state = extended.update(
             grads,
             state.opt_state,
             state.params,
             value=loss,
             grad=grads,
-            value_fn=lambda params: objective(params, state, batch)[0],
+            value_fn=ValueFn(lambda params: objective(params, state, batch)[0], scaled_grad),
         )
         _check_updates(optimizer, state.params, updates)
         params = optax.apply_updates(state.params, updates)

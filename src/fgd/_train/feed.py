@@ -16,7 +16,7 @@ from jax.tree_util import keystr
 
 from fgd._checks import PyTree
 from fgd._run.data import Mapped
-from fgd._run.fit import recorded, run
+from fgd._run.fit import one_step, recorded, run
 from fgd._run.plan import Plan
 from fgd._run.state import Metrics, TrainState
 from fgd._run.step import Step, Update
@@ -177,7 +177,7 @@ def _many(
     update: Update, state: TrainState, data: PyTree, records: jax.Array, *, plan: Plan
 ) -> tuple[TrainState, Metrics]:
     """`fit` for a number of records that the program learns when it runs."""
-    record = recorded(update, data, plan)
+    record = recorded(one_step(update, data, plan), plan)
     _, shapes = jax.eval_shape(record, state, None)
     history = jax.tree.map(lambda x: jnp.zeros(CAPACITY, x.dtype), shapes)
 

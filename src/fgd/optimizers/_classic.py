@@ -15,6 +15,7 @@ from fgd.optimizers._descent import (
     check,
     debias,
     descent,
+    kept,
     like,
     root,
     square,
@@ -114,7 +115,7 @@ def momentum(
         if averaging:
             v = average(decay, v, grads)
         else:
-            v = jax.tree.map(lambda v, g: like(decay, g) * v + g, v, grads)
+            v = kept(jax.tree.map(lambda v, g: like(decay, g) * v + g, v, grads))
         ahead = jax.tree.map(lambda g, v: g + like(decay, g) * v, grads, v) if nesterov else v
         return ahead, (v,)
 
@@ -150,7 +151,7 @@ def adagrad(
     check("adagrad", eps=eps, initial_accumulator_value=initial_accumulator_value)
 
     def direction(grads: PyTree, moments: Moments, t: jax.Array) -> tuple[PyTree, Moments]:
-        s = jax.tree.map(jnp.add, moments[0], square(grads))
+        s = kept(jax.tree.map(jnp.add, moments[0], square(grads)))
         return jax.tree.map(lambda g, s: g / like(root(s, eps, eps_in_sqrt), g), grads, s), (s,)
 
     return descent("adagrad", learning_rate, AdagradState, direction, initial_accumulator_value)

@@ -1,5 +1,6 @@
 """What the optimizers share: θ ← θ − η·direction, and its pieces."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 
 from fgd._checks import PyTree, describe
@@ -49,13 +51,38 @@ def descent(
         return kind(jnp.int32(0), *map(start, moments))
 
     def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
-        del params, extra
+        del params
         count, *before = state
         rate = learning_rate(count) if callable(learning_rate) else learning_rate
         along, after = direction(updates, tuple(before), count + 1)
-        return jax.tree.map(lambda d: -like(rate, d) * d, along), kind(count + 1, *after)
+        scaled = jax.tree.map(lambda d: -like(rate, d) * d, along)
+        if twin := _scaled_grad(along, **extra):
+            scaled = jax.tree.map(with_derivative_of, scaled, twin(-jnp.asarray(rate)))
+        return scaled, kind(count + 1, *after)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scaled_grad(
+    direction: PyTree, grad: PyTree = None, value_fn: Any = None, **extra: Any
+) -> Callable[[Scalar], PyTree] | None:
+    """The step's own c ↦ ∇(c·loss), if the direction is the gradient as the step computed it."""
+    del extra
+    ours, theirs = jax.tree.leaves(direction), jax.tree.leaves(grad)
+    same = len(ours) == len(theirs) and all(map(operator.is_, ours, theirs))
+    return getattr(value_fn, "scaled_grad", None) if same else None
+
+
+@jax.custom_jvp
+def with_derivative_of(value: jax.Array, twin: jax.Array) -> jax.Array:
+    """`value`, whose derivative is computed as that of `twin`, which it equals up to rounding."""
+    del twin
+    return value
+
+
+@with_derivative_of.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    return with_derivative_of(*primals), tangents[1]
 
 
 def like(scalar: Scalar, array: Any) -> jax.Array:
@@ -63,7 +90,12 @@ def like(scalar: Scalar, array: Any) -> jax.Array:
 
 
 def average(decay: Scalar, mean: PyTree, new: PyTree) -> PyTree:
-    return jax.tree.map(lambda m, x: like(decay, m) * m + like(1 - decay, m) * x, mean, new)
+    return kept(jax.tree.map(lambda m, x: like(decay, m) * m + like(1 - decay, m) * x, mean, new))
+
+
+def kept(moment: PyTree) -> PyTree:
+    """A moment that the derivative of a run keeps: otherwise what it is made of would be kept."""
+    return jax.tree.map(lambda m: checkpoint_name(m, "moment"), moment)
 
 
 def square(grads: PyTree) -> PyTree:
