@@ -219,7 +219,11 @@ def table():
             optimizer,
             {"learning_rate": RATE, "b1": DECAY, "b2": DECAY, "eps": EPS},
         ),
-        "fgd.fit": ("fit", fitted, {"step": STEPS, "state": STATES, "data": ARRAYS, **RUN}),
+        "fgd.fit": (
+            "fit",
+            fitted,
+            {"step": STEPS, "state": STATES, "data": ARRAYS, **RUN, "max_memory": ints(1)},
+        ),
         "fgd.train": (
             "train",
             fitted,
