@@ -58,11 +58,13 @@ def run(peer):
         if peer == "Lightning":
             import torch
 
-            def tensor(x):
-                x = torch.as_tensor(x)
-                return x if x.is_floating_point() else x.long()
+            def tensors(part):
+                if isinstance(part, tuple):
+                    return tuple(map(tensors, part))
+                tensor = torch.as_tensor(part)
+                return tensor if tensor.is_floating_point() else tensor.long()
 
-            train, valid = (tuple(map(tensor, part)) for part in given)
+            train, valid = tensors(given)
         here = Path.cwd()
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
@@ -79,15 +81,14 @@ def run(peer):
 
             keras.config.set_dtype_policy("float32")
         losses[job] = float(data.score(job, predictions, given[1]))
+        print(f"{peer}, {job}: {losses[job]:.4g}", file=sys.stderr)
     return losses
 
 
 def in_process(peer):
     command = [sys.executable, "-m", "benchmarks.lines", "--peer", peer]
     environment = os.environ | {"MPLBACKEND": "agg"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise SystemExit(f"{peer}:\n{done.stderr[-3000:]}")
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

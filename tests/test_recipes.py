@@ -1,6 +1,7 @@
 """The recipes of docs/recipes.md, with the page's own code, at reduced size."""
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -14,7 +15,6 @@ import optax
 import pytest
 
 import fgd
-from benchmarks import lines
 
 PAGE = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
 CELLS = [
@@ -49,7 +49,7 @@ def run(loss_fn, optimizer, params, data, **options):
 
 
 def normal(*shape, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def close(a, b, rtol=1e-5, atol=1e-6):
@@ -57,12 +57,18 @@ def close(a, b, rtol=1e-5, atol=1e-6):
 
 
 def table(rows, classes=3, seed=0):
-    x = normal(rows, 4, seed=seed)
-    return x, jnp.argmax(x[:, :classes] + normal(rows, classes, seed=seed + 1), axis=1)
+    x, noise = (
+        normal(rows, 4, seed=seed),
+        np.random.default_rng(seed + 1).normal(size=(rows, classes)),
+    )
+    return x, jnp.asarray(np.argmax(np.asarray(x)[:, :classes] + noise, axis=1), jnp.int32)
+
+
+mlp = functools.cache(lambda *sizes: fgd.models.mlp(sizes))
 
 
 def classifier(sizes=(4, 8, 3), **options):
-    model = fgd.models.mlp(list(sizes))
+    model = mlp(*sizes)
     return model, fgd.supervised(model, fgd.losses.cross_entropy, **options)
 
 
@@ -86,6 +92,7 @@ def test_what_the_tabs_show_is_executed():
 
 def test_lines_of_code():
     """The page's table is what `benchmarks.lines` counts, and says where fgd is longer."""
+    lines = pytest.importorskip("benchmarks.lines")
     counts = {peer: lines.lines(peer) for peer in lines.PEERS}
     for job, (words, _) in lines.JOBS.items():
         ours, *theirs = (counts[peer][job] for peer in lines.PEERS)
@@ -94,6 +101,7 @@ def test_lines_of_code():
     assert all(set(known) == set(lines.JOBS) for known in counts.values())
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best():
     model, loss_fn = classifier()
     step, patience = fgd.train_step(loss_fn, fgd.adam(0.05)), fgd.Patience("loss", 3)
@@ -117,11 +125,13 @@ def test_early_stopping_keeps_the_best():
 def test_class_weights_give_every_class_the_same_say():
     model, loss_fn = classifier()
     x, y = table(60)
-    weights = (len(y) / (3 * jnp.bincount(y)))[y]
+    weights = (len(y) / (3 * np.bincount(y)))[y]
     z = np.asarray(model.apply(model.init(0), x), np.float64)
     each = logsumexp(z) - z[np.arange(60), y]
     by_class = np.mean([each[y == label].mean() for label in range(3)])
-    np.testing.assert_allclose(loss_fn(model.init(0), (x, y, weights)), by_class, rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(loss_fn)(model.init(0), (x, y, weights.astype(np.float32))), by_class, rtol=1e-5
+    )
 
 
 def test_one_logit_is_two_of_which_one_is_zero():
@@ -134,7 +144,7 @@ def test_one_logit_is_two_of_which_one_is_zero():
 def test_gru_is_a_numpy_loop():
     _, gru = page("normal", "gru")
     model = gru(5, 3)
-    params, text = model.init(0), jax.random.randint(jax.random.key(1), (2, 7), 0, 5)
+    params, text = model.init(0), np.random.default_rng(0).integers(0, 5, (2, 7), np.int32)
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     h, logits = np.zeros((2, 3)), []
     for t in range(7):
@@ -142,19 +152,19 @@ def test_gru_is_a_numpy_loop():
         reset, keep = np.split(1 / (1 + np.exp(-np.hstack([x, h]) @ p["gates"])), 2, 1)
         h = keep * h + (1 - keep) * np.tanh(np.hstack([x, reset * h]) @ p["new"])
         logits.append(h @ p["out"])
-    close(model.apply(params, text), np.stack(logits, 1))
+    close(jax.jit(model.apply)(params, text), np.stack(logits, 1))
 
 
 def test_transformer_is_a_numpy_loop():
     _, transformer = page("normal", "transformer")
     model = transformer(5, 8, 2, 6)
-    params, text = model.init(0), jax.random.randint(jax.random.key(1), (2, 6), 0, 5)
+    params, text = model.init(0), np.random.default_rng(0).integers(0, 5, (2, 6), np.int32)
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
 
     def norm(x):
         return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 
-    for row, found in zip(text, model.apply(params, text), strict=True):
+    for row, found in zip(text, jax.jit(model.apply)(params, text), strict=True):
         x = p["embed"][row] + p["place"]
         # Query, key and value of each head, one after the other: [time, 3, heads, width].
         q, k, v = np.moveaxis((norm(x) @ p["qkv"]).reshape(6, 3, 2, 4), 1, 0)
@@ -197,9 +207,9 @@ def test_vae_is_its_two_integrals():
     constant = fgd.models.Model(lambda _: None, lambda params, x: jnp.tile(params, (len(x), 1)))
     (loss,) = page("vae_loss", encoder=constant, decoder=constant)
     mean, log_var = np.array([0.7, -1.2]), np.array([-0.5, 0.3])
-    images = jax.random.randint(jax.random.key(0), (3, 28, 28), 0, 256).astype(jnp.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
     params = {"encoder": jnp.array([*mean, *log_var]), "decoder": normal(784)}
-    value, parts = loss(params, images, jax.random.key(1))
+    value, parts = jax.jit(loss)(params, images, jax.random.key(1))
     z, kl = np.linspace(-15, 15, 100_001), 0.0
     for m, v in zip(mean, np.exp(log_var), strict=True):
         log_q = -((z - m) ** 2) / (2 * v) - np.log(2 * np.pi * v) / 2
@@ -213,6 +223,7 @@ def test_vae_is_its_two_integrals():
     np.testing.assert_allclose(value, kl + pixels, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_vae_trains_with_a_key():
     encoder, decoder = fgd.models.mlp([784, 8, 4]), fgd.models.mlp([2, 8, 784])
     (loss,) = page("vae_loss", encoder=encoder, decoder=decoder)
@@ -226,7 +237,7 @@ def test_vae_trains_with_a_key():
 
 
 def gan():
-    generator, discriminator = fgd.models.mlp([32, 8, 6]), fgd.models.mlp([6, 8, 1])
+    generator, discriminator = mlp(32, 8, 6), mlp(6, 8, 1)
     names = page("make", "d_loss", "g_loss", generator=generator, discriminator=discriminator)
     _, *losses = names
     d_step, g_step = (fgd.train_step(loss, fgd.adam(0.01, 0.5)) for loss in losses)
@@ -239,8 +250,8 @@ def test_gan_of_a_discriminator_that_knows_nothing():
     *_, (d, g), (d_loss, g_loss) = gan()
     nothing = jax.tree.map(jnp.zeros_like, d.params)
     key = jax.random.key(0)
-    close(d_loss(nothing, (g.params, normal(9, 6)), key), 2 * np.log(2))
-    close(g_loss(g.params, nothing, key), np.log(2))
+    close(jax.jit(d_loss)(nothing, (g.params, normal(9, 6)), key), 2 * np.log(2))
+    close(jax.jit(g_loss)(g.params, nothing, key), np.log(2))
 
 
 def test_gan_in_a_scan_is_the_loop():
@@ -299,7 +310,7 @@ def test_frozen_layers_keep_their_bits_and_the_rest_trains_alone():
 def test_masked_alone_goes_up_the_gradient():
     model, loss_fn = classifier()
     data, params = table(40), model.init(0)
-    gradient = jax.grad(loss_fn)(params, data)
+    gradient = jax.jit(jax.grad(loss_fn))(params, data)
     optimizer = optax.masked(fgd.sgd(0.03), [False, True])
     state, _ = run(loss_fn, optimizer, params, data, num_steps=1)
     close(state.params[0], jax.tree.map(lambda w, g: w + g, params[0], gradient[0]))
@@ -309,7 +320,7 @@ def test_masked_alone_goes_up_the_gradient():
 def test_two_groups_have_two_optimizers():
     model, loss_fn = classifier()
     data, params = table(40), model.init(0)
-    gradient = jax.grad(loss_fn)(params, data)
+    gradient = jax.jit(jax.grad(loss_fn))(params, data)
     groups = {"old": fgd.sgd(1e-3), "new": fgd.sgd(0.1)}
     optimizer = optax.multi_transform(groups, ["old", "new"])
     state, _ = run(loss_fn, optimizer, params, data, num_steps=1)
@@ -360,6 +371,7 @@ def test_average_is_a_numpy_loop():
     close(whole.params, plain.params)
 
 
+@pytest.mark.slow
 def test_bfloat16_rounds_and_keeps_float32():
     model, whole = classifier((4, 32, 3))
     _, half = classifier((4, 32, 3), compute_dtype=jnp.bfloat16)
@@ -372,6 +384,7 @@ def test_bfloat16_rounds_and_keeps_float32():
     close(whole(state.params, data), whole(exact.params, data), rtol=2**-6)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_and_goes_on_is_the_whole(tmp_path):
     model, loss_fn = classifier()
     data, kept = table(40), fgd.Checkpoints(tmp_path / "kept", every=20)

@@ -25,12 +25,12 @@ def walks(random, n, time):
     return text[:, :-1].astype(np.int32), text[:, 1:].astype(np.int32)
 
 
-def curves(random, n):
+def spots(random, n):
     """Pictures of 28 × 28 of one bright spot each, which three numbers describe."""
     place, size = random.uniform(8, 20, (2, n, 1, 1)), random.uniform(2, 5, (n, 1, 1))
     i, j = np.mgrid[:28, :28]
-    spots = np.exp(-((i - place[0]) ** 2 + (j - place[1]) ** 2) / (2 * size**2))
-    return (spots.reshape(n, 784).astype(np.float32),)
+    pixels = np.exp(-((i - place[0]) ** 2 + (j - place[1]) ** 2) / (2 * size**2))
+    return pixels.reshape(n, 784).astype(np.float32)
 
 
 def of(job):
@@ -39,7 +39,7 @@ def of(job):
     if job == "sequences":
         return walks(random, 1000, 24), walks(random, 200, 24)
     if job == "autoencoder":
-        return curves(random, 2000), curves(random, 500)
+        return spots(random, 2000), spots(random, 500)
     train, valid = (rows(random, n, 2 if job == "one_logit" else 3) for n in (2000, 1000))
     if job == "one_logit":
         return tuple((x, y[:, None].astype(np.float32)) for x, y in (train, valid))
@@ -52,7 +52,7 @@ def score(job, predictions, valid):
     """The mean loss on the validation rows, in float64: the same for every peer."""
     z = np.asarray(predictions, np.float64)
     if job == "autoencoder":
-        return np.mean((z - valid[0]) ** 2)
+        return np.mean((z - valid) ** 2)
     y = valid[1]
     if job == "one_logit":
         return np.mean(np.logaddexp(0, np.where(y == 1, -z, z)))

@@ -92,9 +92,8 @@ def bfloat16(train, valid):
     return model.apply(state.params, valid[0])
 
 
-def autoencoder(train, valid):
+def autoencoder(x, valid):
     model = fgd.models.mlp([784, 32, 784])
     step = fgd.train_step(fgd.supervised(model, fgd.losses.mse), fgd.adam(1e-3))
-    data = train[0], train[0]
-    state, _ = fgd.fit(step, step.init(model.init(0)), data, batch_size=100, num_epochs=10)
-    return model.apply(state.params, valid[0])
+    state, _ = fgd.fit(step, step.init(model.init(0)), (x, x), batch_size=100, num_epochs=10)
+    return model.apply(state.params, valid)

@@ -95,8 +95,8 @@ def bfloat16(train, valid):
     return model.predict(valid[0])
 
 
-def autoencoder(train, valid):
+def autoencoder(x, valid):
     model = keras.Sequential([keras.Input((784,)), Dense(32, activation="relu"), Dense(784)])
     model.compile(optimizer="adam", loss="mse")
-    model.fit(train[0], train[0], batch_size=100, epochs=10)
-    return model.predict(valid[0])
+    model.fit(x, x, batch_size=100, epochs=10)
+    return model.predict(valid)

@@ -234,7 +234,7 @@ def bfloat16(train, valid):
     return net.model(valid[0])
 
 
-def autoencoder(train, valid):
+def autoencoder(x, valid):
     class Net(L.LightningModule):
         def __init__(self):
             super().__init__()
@@ -247,8 +247,8 @@ def autoencoder(train, valid):
         def configure_optimizers(self):
             return torch.optim.Adam(self.parameters(), lr=1e-3)
 
-    loader = DataLoader(TensorDataset(train[0]), batch_size=100, shuffle=True)
+    loader = DataLoader(TensorDataset(x), batch_size=100, shuffle=True)
     net = Net()
     trainer = L.Trainer(max_epochs=10)
     trainer.fit(net, loader)
-    return net.model(valid[0])
+    return net.model(valid)
