@@ -246,12 +246,14 @@ def gan():
     return d_step, g_step, alternate, states, losses
 
 
-def test_gan_of_a_discriminator_that_knows_nothing():
+def test_gan_of_a_discriminator_that_says_the_same_of_all():
+    """With probability p of being real: −log p − log(1 − p), and for the generator −log p."""
     *_, (d, g), (d_loss, g_loss) = gan()
-    nothing = jax.tree.map(jnp.zeros_like, d.params)
-    key = jax.random.key(0)
-    close(jax.jit(d_loss)(nothing, (g.params, normal(9, 6)), key), 2 * np.log(2))
-    close(jax.jit(g_loss)(g.params, nothing, key), np.log(2))
+    always = jax.tree.map(jnp.zeros_like, d.params)
+    always[1]["b"] = jnp.array([0.7])
+    p, key = 1 / (1 + np.exp(-0.7)), jax.random.key(0)
+    close(jax.jit(d_loss)(always, (g.params, normal(9, 6)), key), -np.log(p) - np.log(1 - p))
+    close(jax.jit(g_loss)(g.params, always, key), -np.log(p))
 
 
 def test_gan_in_a_scan_is_the_loop():
