@@ -96,7 +96,7 @@ def table(counts, losses):
     rows = [["job", *PEERS, "loss to reach", *(f"{peer}'s" for peer in PEERS)]]
     rows += [["---"] * len(rows[0])]
     for job, (words, bar) in JOBS.items():
-        reached = [f"{losses[peer][job]:.3g}" for peer in PEERS]
+        reached = [f"{losses[peer][job]:.2g}" for peer in PEERS]
         rows.append([words, *(str(counts[peer][job]) for peer in PEERS), f"{bar:g}", *reached])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
