@@ -20,8 +20,8 @@ def numbers(done):
 
 def test_a_derivative_foretells_retrainings(tmp_path):
     """At reduced size, on the sample; the true changes are real trainings without the rows."""
-    small = "--source sample --rows 1000 --hidden 16 --num-steps 60 --retrainings 20".split()
-    found = numbers(run("influence.py", *small, "--output", tmp_path))
+    small = ["--source", "sample", "--rows", 1000, "--hidden", 16, "--num-steps", 60]
+    found = numbers(run("influence.py", *small, "--retrainings", 20, "--output", tmp_path))
     derivative, products, own = (abs(found[name][0]) for name in NAMES)
     assert derivative > 0.95
     assert derivative > max(products, own) + 0.1
