@@ -1,0 +1,75 @@
+"""MAML: an initial state found from which five points and a few steps fit a new sine."""
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+from _script import parser, positive, run, save
+
+import fgd
+
+model = fgd.models.mlp([1, 40, 40, 1], activation=jnp.tanh)
+loss_fn = fgd.supervised(model, fgd.losses.mse)
+
+
+def sines(key, how_many):
+    """Fifteen points each of sines of any amplitude and phase: x and y, [how_many, 15, 1]."""
+    keys, shape = jax.random.split(key, 3), (how_many, 1, 1)
+    amplitude = jax.random.uniform(keys[0], shape, minval=0.1, maxval=5)
+    phase = jax.random.uniform(keys[1], shape, maxval=jnp.pi)
+    x = jax.random.uniform(keys[2], (how_many, 15, 1), minval=-5, maxval=5)
+    return x, amplitude * jnp.sin(x - phase)
+
+
+def adapted(params, x, y, num_steps=5):
+    """A few steps of descent on the first five points."""
+    step = fgd.train_step(loss_fn, fgd.sgd(0.02))
+    return fgd.fit(step, step.init(params), (x[:5], y[:5]), num_steps=num_steps)[0].params
+
+
+def after_adapting(params, batch):
+    """The loss on the other ten points after that: a loss of the state before it."""
+    losses = jax.vmap(lambda x, y: loss_fn(adapted(params, x, y), (x[5:], y[5:])))
+    return jnp.mean(losses(*batch))
+
+
+def at_once(params, batch):
+    """What is usual: one network for all sines."""
+    x, y = batch
+    return loss_fn(params, (x.reshape(-1, 1), y.reshape(-1, 1)))
+
+
+def main(args):
+    keys = jax.random.split(jax.random.key(args.seed))
+    train, test = sines(keys[0], 20_000), sines(keys[1], 1_000)
+    found = {"random": model.init(args.seed)}
+    for name, objective in ("pretrained", at_once), ("MAML", after_adapting):
+        step = fgd.train_step(objective, fgd.adam(1e-3))
+        state = step.init(found["random"], key=args.seed)
+        state, _ = fgd.fit(step, state, train, batch_size=25, num_steps=args.num_steps)
+        found[name] = state.params
+
+    figure, panels = plt.subplots(1, 3, figsize=(10, 3.4), sharey=True, layout="constrained")
+    x, y = (rows[args.sine % 1_000] for rows in test)
+    line = jnp.linspace(-5, 5, 200)[:, None]
+    print("mean squared error on new sines after   0      1      5     10 steps")
+    for ax, (name, params) in zip(panels, found.items(), strict=True):
+        errors = []
+        for num_steps in (0, 1, 5, 10):
+            fitted = jax.vmap(lambda x, y, n=num_steps, p=params: adapted(p, x, y, n))(*test)
+            errors.append(jax.vmap(loss_fn)(fitted, (test[0][:, 5:], test[1][:, 5:])).mean())
+            now = model.apply(adapted(params, x, y, num_steps), line)
+            ax.plot(line, now, color=plt.cm.viridis(1 - num_steps / 10), label=f"step {num_steps}")
+        print(f"from {name:31}", *(f"{error:6.3f}" for error in errors))
+        ax.plot(x[5:], y[5:], ".", color="0.6")
+        ax.plot(x[:5], y[:5], "o", color="black")
+        ax.set(title=f"from {name}", xlabel="x")
+    panels[0].legend(frameon=False)
+    save(figure, args.output / "sines.png")
+
+
+if __name__ == "__main__":
+    flags = parser(__doc__, "out/few_shot")
+    flags.add_argument("--num-steps", type=positive(int), default=10_000, help="of the outer run")
+    flags.add_argument("--sine", type=int, default=0, help="which new sine to draw")
+    flags.add_argument("--seed", type=int, default=0)
+    run(main, flags)
