@@ -45,27 +45,40 @@ def color(values):
     return pixels
 
 
-def main(args):
-    # 16 points for 272 parameters: a tanh network without biases, its output scaled by 1/16.
-    x_key, y_key, first_key, last_key = jax.random.split(jax.random.key(args.seed), 4)
+def problem(seed):
+    """16 points for 272 parameters: (x, y), and the initial weights of two layers."""
+    x_key, y_key, first_key, last_key = jax.random.split(jax.random.key(seed), 4)
     data = jax.random.normal(x_key, (16, 16)), jax.random.normal(y_key, (16, 1))
-    start = jax.random.normal(first_key, (16, 16)), jax.random.normal(last_key, (16, 1))
+    return data, (jax.random.normal(first_key, (16, 16)), jax.random.normal(last_key, (16, 1)))
 
-    def loss_fn(params, batch):
-        x, y = batch
-        first, last = params
-        return fgd.losses.mse(jnp.tanh(x @ first / 4) @ last / 16, y)
 
-    # A pixel: negative where training converges, positive where it diverges.
+def loss_fn(params, batch):
+    """A tanh network without biases, its output scaled by 1/16."""
+    x, y = batch
+    first, last = params
+    return fgd.losses.mse(jnp.tanh(x @ first / 4) @ last / 16, y)
+
+
+def pixel_of(data, start, num_steps):
+    """A pixel is a run: negative if the loss fell (the mean of it), positive if it diverged."""
+
     def pixel(first, last):
         def update(grads, state, params=None):
             return (-(10**first) * grads[0], -(10**last) * grads[1]), state
 
         step = fgd.train_step(loss_fn, optax.GradientTransformation(lambda _: (), update))
-        _, history = fgd.fit(step, step.init(start), data, num_steps=args.num_steps)
+        _, history = fgd.fit(step, step.init(start), data, num_steps=num_steps)
         loss = history["loss"] / history["loss"][0]
         loss = jnp.where(jnp.isfinite(loss), jnp.minimum(loss, 1e6), 1e6)
         return jnp.where(loss[-20:].mean() < 1, -loss.mean(), (1 / loss).mean())
+
+    return pixel
+
+
+def main(args):
+    if args.pixels % 8:
+        raise ValueError(f"--pixels must be a multiple of 8, got {args.pixels}")
+    pixel = pixel_of(*problem(args.seed), args.num_steps)
 
     # Eight rows of the picture at a time: one compiled program, in the memory of 512 networks.
     def picture(window, bar):
@@ -79,8 +92,6 @@ def main(args):
             bar.update(part.size)
         return np.concatenate(parts)
 
-    if args.pixels % 8:
-        raise ValueError(f"--pixels must be a multiple of 8, got {args.pixels}")
     total = len(WINDOWS) * args.pixels**2
     figure, panels = plt.subplots(2, 2, figsize=(9, 8.6), layout="constrained")
     began = time.perf_counter()

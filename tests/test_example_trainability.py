@@ -1,7 +1,6 @@
 """examples/trainability.py as its reader runs it, and its dimension against those of known sets."""
 
 import importlib
-import math
 import re
 
 import numpy as np
@@ -24,7 +23,7 @@ def koch(n):
         points = np.concatenate([points[:1], corners.ravel()])
     from matplotlib.path import Path
 
-    shape = Path(np.stack([points.real, points.imag], 1).tolist() + [[1, -2], [0, -2]])
+    shape = Path([*np.stack([points.real, points.imag], 1).tolist(), [1, -2], [0, -2]])
     at = (np.arange(n) + 0.5) / n
     grid = np.stack(np.meshgrid(at, at - 0.5), -1).reshape(-1, 2)
     return shape.contains_points(grid).reshape(n, n)
