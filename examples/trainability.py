@@ -35,7 +35,7 @@ def box_counting_dimension(inside):
 
 
 def color(values):
-    """Blue where training converges, red where it diverges, each by rank: faster is lighter."""
+    """Blue converges, red diverges, by rank: darkest are the least losses and the slowest ends."""
     pixels = np.empty((*values.shape, 3))
     for name, pick in ("Blues", values < 0), ("Reds", values > 0):
         speed = np.abs(values[pick])
