@@ -103,7 +103,7 @@ def main(args):
     print(f"{'an epoch over 60,000 digits':34} {at_the_end:.4f}")
 
     figure, panels = plt.subplots(
-        len(stops), 10, figsize=(9, 0.95 * len(stops)), layout="compressed"
+        len(stops), 10, figsize=(9, 0.87 * len(stops)), layout="compressed"
     )
     for row, stop, images in zip(panels, stops, snapshots, strict=True):
         for ax, image in zip(row, images, strict=True):
