@@ -70,6 +70,6 @@ def main(args):
 if __name__ == "__main__":
     flags = parser(__doc__, "out/few_shot")
     flags.add_argument("--num-steps", type=positive(int), default=10_000, help="of the outer run")
-    flags.add_argument("--sine", type=int, default=0, help="which new sine to draw")
+    flags.add_argument("--sine", type=int, default=10, help="which new sine to draw")
     flags.add_argument("--seed", type=int, default=0)
     run(main, flags)
