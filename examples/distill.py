@@ -120,7 +120,7 @@ if __name__ == "__main__":
     flags.add_argument("--networks", type=positive(int), default=8, help="in every outer step")
     flags.add_argument("--batch-size", type=positive(int), default=256, help="of real digits")
     flags.add_argument("--learning-rate", type=positive(float), default=0.03, help="of outer steps")
-    flags.add_argument("--num-steps", type=positive(int), default=1_200, help="outer ones")
+    flags.add_argument("--num-steps", type=positive(int), default=800, help="outer ones")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--source", default="auto", help="auto, tfds, files, download or sample")
     flags.add_argument("--data-dir", type=Path, help="where MNIST is (default: $FGD_DATA_DIR)")

@@ -63,7 +63,7 @@ def main(args):
         ax.plot(x[5:], y[5:], ".", color="0.6")
         ax.plot(x[:5], y[:5], "o", color="black")
         ax.set(title=f"from {name}", xlabel="x")
-    panels[0].legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     save(figure, args.output / "sines.png")
 
 

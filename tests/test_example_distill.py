@@ -16,8 +16,8 @@ def accuracies(done):
 
 
 def test_ten_images_teach_more_than_ten_real_ones(tmp_path):
-    small = ["--source", "sample", "--hidden", 16, "--networks", 2, "--batch-size", 50]
-    done = run("distill.py", *small, "--num-steps", 40, "--output", tmp_path)
+    small = ["--source", "sample", "--hidden", 32, "--networks", 2, "--num-steps", 40]
+    done = run("distill.py", *small, "--learning-rate", 0.1, "--output", tmp_path)
     found, real, _ = accuracies(done)
     assert found[0] > real[0] + 0.1
     assert_picture(tmp_path / "lesson.png")
