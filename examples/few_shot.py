@@ -39,6 +39,8 @@ def at_once(params, batch):
 
 
 def main(args):
+    if not 0 <= args.sine < 1_000:
+        raise ValueError(f"--sine must be one of 1,000, from 0 on, got {args.sine}")
     keys = jax.random.split(jax.random.key(args.seed))
     train, test = sines(keys[0], 20_000), sines(keys[1], 1_000)
     found = {"random": model.init(args.seed)}
@@ -48,18 +50,23 @@ def main(args):
         state, _ = fgd.fit(step, state, train, batch_size=25, num_steps=args.num_steps)
         found[name] = state.params
 
-    figure, panels = plt.subplots(1, 3, figsize=(10, 3.4), sharey=True, layout="constrained")
-    x, y = (rows[args.sine % 1_000] for rows in test)
     line = jnp.linspace(-5, 5, 200)[:, None]
+
+    def look(params, num_steps):
+        """After so many steps: the error on all new sines, and what is drawn of one."""
+        fitted = jax.vmap(lambda x, y: adapted(params, x, y, num_steps))(*test)
+        error = jax.vmap(loss_fn)(fitted, (test[0][:, 5:], test[1][:, 5:])).mean()
+        return error, model.apply(jax.tree.map(lambda p: p[args.sine], fitted), line)
+
+    looks = jax.jit(lambda params: {n: look(params, n) for n in (0, 1, 5, 10)})
+    figure, panels = plt.subplots(1, 3, figsize=(10, 3.4), sharey=True, layout="constrained")
+    x, y = (rows[args.sine] for rows in test)
     print("mean squared error on new sines after   0      1      5     10 steps")
     for ax, (name, params) in zip(panels, found.items(), strict=True):
-        errors = []
-        for num_steps in (0, 1, 5, 10):
-            fitted = jax.vmap(lambda x, y, n=num_steps, p=params: adapted(p, x, y, n))(*test)
-            errors.append(jax.vmap(loss_fn)(fitted, (test[0][:, 5:], test[1][:, 5:])).mean())
-            now = model.apply(adapted(params, x, y, num_steps), line)
-            ax.plot(line, now, color=plt.cm.viridis(1 - num_steps / 10), label=f"step {num_steps}")
-        print(f"from {name:31}", *(f"{error:6.3f}" for error in errors))
+        seen = looks(params)
+        print(f"from {name:31}", *(f"{error:6.3f}" for error, _ in seen.values()))
+        for n, (_, curve) in seen.items():
+            ax.plot(line, curve, color=plt.cm.viridis(1 - n / 10), label=f"step {n}")
         ax.plot(x[5:], y[5:], ".", color="0.6")
         ax.plot(x[:5], y[:5], "o", color="black")
         ax.set(title=f"from {name}", xlabel="x")

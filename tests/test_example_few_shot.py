@@ -64,5 +64,9 @@ def test_outer_steps_are_those_of_torch_func(monkeypatch, x64):
     np.testing.assert_allclose(history["loss"], expected, rtol=1e-9)
 
 
-def test_nonsense_is_one_line_and_exit_code_2(tmp_path):
-    assert_refused(tmp_path, "few_shot.py", ["--num-steps", "0"], "--num-steps")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--num-steps", "0"], "--num-steps"), (["--sine", "1000"], "--sine must be one of 1,000")],
+)
+def test_nonsense_is_one_line_and_exit_code_2(tmp_path, arguments, message):
+    assert_refused(tmp_path, "few_shot.py", arguments, message)
