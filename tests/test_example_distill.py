@@ -15,6 +15,7 @@ def accuracies(done):
     return found, real, epoch
 
 
+@pytest.mark.slow
 def test_ten_images_teach_more_than_ten_real_ones(tmp_path):
     small = ["--source", "sample", "--hidden", 32, "--networks", 2, "--num-steps", 40]
     done = run("distill.py", *small, "--learning-rate", 0.1, "--output", tmp_path)
