@@ -247,3 +247,9 @@ def test_binary_cross_entropy(x64):
     np.testing.assert_allclose(ends, [0, 1e4, 1e4, 0])
     unknown = jax.jit(binary_cross_entropy)(logits[0], jnp.array([0.0, 0.5, 1.0]))
     assert jnp.isnan(unknown)
+
+
+def test_wide_integers_do_not_wrap(as_users):
+    """NumPy's int64, where JAX has int32: 2⁴⁰ would be 0."""
+    found = mse(np.array([2**40, 0]), np.array([0, 0]))
+    np.testing.assert_allclose(found, 2.0**79, rtol=1e-6)

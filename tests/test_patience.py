@@ -185,3 +185,24 @@ def test_bad_arguments(tmp_path, as_users):
         )
     with pytest.raises(ValueError, match=r"keep the best 'error' .* Patience that of 'loss'"):
         run(fgd.Patience("loss", 2), checkpoints=fgd.Checkpoints(tmp_path, best="error"))
+
+
+def test_a_run_that_ended_goes_on_with_more_patience(tmp_path):
+    """With the same it stays ended; with more, it is the run that had that from the first."""
+    checkpoints = fgd.Checkpoints(tmp_path / "run", every=10)
+    ended, _ = run(fgd.Patience("loss", 1), checkpoints=checkpoints)
+    again, _ = run(fgd.Patience("loss", 1), checkpoints=checkpoints)
+    assert again.step == ended.step
+    more, expected = fgd.Patience("loss", 4), fgd.Patience("loss", 4)
+    state, _ = run(more, checkpoints=checkpoints)
+    whole, _ = run(expected)
+    assert state.step == whole.step > ended.step
+    assert more.best_step == expected.best_step
+    same(state, whole)
+    state, history = run(None, checkpoints=fgd.Checkpoints(tmp_path / "run", every=10, best="loss"))
+    assert state.step == 400
+    np.testing.assert_array_equal(history["evaluate"]["step"], [*range(7, 400, 7), 400])
+    with pytest.raises(
+        ValueError, match="keeps the least 'loss', now the greatest 'error' is asked"
+    ):
+        run(fgd.Patience("error", 2, maximize=True), checkpoints=checkpoints)

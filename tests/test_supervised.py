@@ -170,3 +170,52 @@ def test_bfloat16_of_a_model_with_statistics():
     assert {x.dtype for x in after} == {jnp.dtype("float32")}
     assert all((a != b).any() for a, b in zip(before, after, strict=True))
     assert history["loss"][-1] < history["loss"][0]
+
+
+@pytest.mark.parametrize("wrong", [-100, 99])
+def test_what_has_no_weight_may_be_anything(wrong, x64):
+    """A label of no class, where the weight is 0: neither the loss nor its gradient is NaN."""
+    weights = np.array([1.0] * 9 + [0.0] * 3)
+    labels = jnp.asarray(np.where(weights == 0, wrong, LABELS))
+    params, kept = floats(MODEL.init(0)), weights > 0
+    loss_fn, rows = loss_of(), (jnp.asarray(X), labels, jnp.asarray(weights))
+
+    def plain(params):
+        return loss_fn(params, (jnp.asarray(X)[kept], labels[kept]))[0]
+
+    def weighted(params):
+        return loss_fn(params, rows)[0]
+
+    def direct(params):
+        logits = MODEL.apply(params, rows[0])
+        return fgd.losses.cross_entropy(logits, rows[1], weights=rows[2])
+
+    expected = jax.value_and_grad(plain)(params)
+    for function in (weighted, direct, jax.jit(direct)):
+        found = jax.jit(jax.value_and_grad(function))(params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), found, expected)
+    evaluated = fgd.evaluate(loss_fn, params, rows, batch_size=5)
+    np.testing.assert_allclose(evaluated["loss"], expected[0], rtol=1e-9)
+    targets = jnp.asarray(np.where(weights == 0, wrong, LABELS % 2))
+    logits = jnp.asarray(X[:, 0])
+    np.testing.assert_allclose(
+        jax.jit(fgd.losses.binary_cross_entropy)(logits, targets, weights=rows[2]),
+        fgd.losses.binary_cross_entropy(logits[kept], targets[kept]),
+        rtol=1e-9,
+    )
+
+
+def test_losses_that_weights_do_not_fit(as_users):
+    weights, x = jnp.ones(12), jnp.float32(X)
+    params = MODEL.init(0)
+
+    def of_rows(pred, target):
+        return jnp.sum(pred, axis=1)
+
+    with pytest.raises(ValueError, match=r"of_rows gives shape \(1,\) for one row"):
+        fgd.supervised(MODEL, of_rows)(params, (x, x[:, 0], weights))
+    with pytest.raises(TypeError, match="there are weights, but targets are None"):
+        fgd.supervised(MODEL, lambda pred, _: jnp.mean(pred))(params, (x, None, weights))
+    two = {"a": jnp.ones([12, 3]), "b": jnp.ones([12, 2])}
+    with pytest.raises(ValueError, match=r"weights have shape \(12, 3\), expected \(12,\)"):
+        fgd.supervised(MODEL, lambda pred, _: jnp.mean(pred))(params, (x, two, jnp.ones([12, 3])))

@@ -18,8 +18,9 @@ from fgd._checks import (
 )
 from fgd._run.signature import Signature, read_signature
 from fgd._run.state import RESERVED
+from fgd._run.weights import each_of, weights_of, without_weightless
 from fgd._trees import cast_floats
-from fgd.losses._reduce import as_weights, ratio
+from fgd.losses._reduce import ratio
 from fgd.models._model import Model
 
 Score = Callable[[Any, Any], Any]  # (predictions, targets) -> scalar
@@ -67,7 +68,7 @@ class Supervised:
         pred, targets, weights, _ = self._predict(params, model_state, batch, None)
         scores = {"loss": self.loss, **self.metrics}
         axes = 1 if weights is None else weights.ndim
-        each = {name: _each(score, axes)(pred, targets) for name, score in scores.items()}
+        each = {name: each_of(score, axes)(pred, targets) for name, score in scores.items()}
         if weights is None:
             return each, None
         beyond = tuple(range(1, axes))
@@ -98,9 +99,10 @@ class Supervised:
         if self.compute_dtype is not None:
             output = cast_floats(output, float)
             after = jax.tree.map(lambda x, like: x.astype(like.dtype), after, model_state)
-        shape = jnp.shape(jax.tree.leaves(targets)[0]) if weights else ()
-        known = [as_weights("supervised", x, shape, some=False) for x in weights]
-        return output, targets, known[0] if known else None, after
+        if not weights:
+            return output, targets, None, after
+        known = weights_of("supervised", weights[0], targets, some=False)
+        return output, without_weightless(targets, known), known, after
 
     def _score(self, pred: Any, targets: Any, weights: jax.Array | None) -> tuple[Any, ...]:
         """The loss, and the metrics if there are any; with weights, Σ w·l / Σ w."""
@@ -108,31 +110,18 @@ class Supervised:
         def value(score: Score) -> Any:
             if weights is None:
                 return score(pred, targets)
-            each = _each(score, weights.ndim)(pred, targets)
+            each = each_of(score, weights.ndim)(pred, targets)
             return ratio(jnp.sum(each * weights.astype(each.dtype)), jnp.sum(single(weights)))
 
         metrics = {name: value(metric) for name, metric in self.metrics.items()}
         return value(self.loss), *([metrics] if metrics else [])
 
 
-def _each(score: Score, axes: int) -> Score:
-    """`score` of each row alone, [rows]; or of each element of so many leading axes."""
-
-    def one(pred: Any, target: Any) -> jax.Array:
-        alone = jax.tree.map(lambda x: x[None], (pred, target))  # a batch of one row
-        return jnp.asarray(score(*alone))
-
-    for _ in range(axes):
-        one = jax.vmap(one)
-    return one
-
-
 def check_weights(caller: str, loss_fn: Any, data: Any) -> None:
     """ValueError for weights of a supervised loss's rows that are negative, or all zero."""
-    if isinstance(loss_fn, Supervised) and isinstance(data, tuple | list) and len(data) == 3:
-        targets = jax.tree.leaves(data[1])
-        if targets and is_concrete(data[2]):
-            as_weights(caller, data[2], jnp.shape(targets[0]), some=True)
+    supervised = isinstance(loss_fn, Supervised) and isinstance(data, tuple | list)
+    if supervised and len(data) == 3 and is_concrete(data[2]) and hasattr(data[2], "shape"):
+        weights_of(caller, data[2], data[1], some=True)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

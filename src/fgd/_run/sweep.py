@@ -39,8 +39,9 @@ def sweep(
     """`run` at every point of a product of axes, as one compiled program.
 
     `sweep(run, a=a, b=b)[i, j]` is `run(a=a[i], b=b[j])`, up to the rounding of sums in another
-    order. Arrays that `run` closes over are arguments of the program, not constants in it. A second
-    sweep with the same `run` and axes of the same shapes compiles nothing.
+    order. Arrays that `run` closes over are arguments of the program, not constants in it, and are
+    read when it is first traced. A second sweep with the same `run` and axes of the same shapes
+    traces and compiles nothing: what is to change is an axis, or is closed over by a new `run`.
 
     If keys of the kinds rbg or unsafe_rbg are in `run`, it is computed at one point after the other
     (on each device), for side by side JAX would draw other numbers from them than in a loop.

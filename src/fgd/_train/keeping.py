@@ -71,6 +71,13 @@ def memory(stop_when: Any) -> Any:
     return stop_when.get_state() if hasattr(stop_when, "get_state") else None
 
 
+def is_stopped(stop_when: Any, about: About) -> bool:
+    """Whether a run that `stop_when` ended at a checkpoint is at its end still."""
+    if isinstance(stop_when, Patience):
+        return about["stopped"] and stop_when.is_over
+    return about["stopped"] and stop_when is not None
+
+
 def recall(stop_when: Any, about: About, folder: Folder, state: TrainState) -> None:
     """Gives `stop_when` what it remembered at a checkpoint, and `Patience` its best state."""
     remembered = about.get("stop_when")

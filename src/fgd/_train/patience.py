@@ -61,6 +61,11 @@ class Patience:
             self._since = 0
         else:
             self._since += 1
+        return self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has waited long enough."""
         return self._since >= self.evaluations
 
     def get_state(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fgd._run.data import Stream
 from fgd._run.plan import Run
 from fgd._run.step import Step
 from fgd._train.identity import differences, identity, program, program_differs
-from fgd._train.keeping import memory, recall
+from fgd._train.keeping import is_stopped, memory, recall
 from fgd._train.log import Place
 from fgd._train.position import move, position
 from fgd._train.record import Record
@@ -54,6 +54,8 @@ class Saver:
         self._ours = identity(step, run)
         self._saved: int | None = None
         self._best: float | None = None
+        best = checkpoints.best
+        self._best_of = None if best is None else [best, checkpoints.maximize]
         self.resumed: int | None = None
         self.stopped = False
 
@@ -108,7 +110,7 @@ class Saver:
         self._saved = self.resumed = about["step"]
         self._best = about["best"]
         recall(self._stop_when, about, folder, state)
-        self.stopped = about["stopped"] and about["step"] > self._first
+        self.stopped = is_stopped(self._stop_when, about) and about["step"] > self._first
         return about["log"], self.resumed
 
     def begin(self, record: Record) -> None:
@@ -136,6 +138,7 @@ class Saver:
             "log": record.log.place() if record.log is not None else None,
             "value": value,
             "best": self._best,
+            "best_of": self._best_of,
             "stopped": stopped,
             "stop_when": memory(self._stop_when),
         }
@@ -198,6 +201,11 @@ class Saver:
                 f"train: {self._folder.path} is another run's: the state given differs from its "
                 f"state of step {self._first} in {names}; give each run a directory of its own"
             )
+        if (of := about["best_of"]) is not None and self._best_of not in (None, of):
+            raise MisfitError(
+                f"train: {self._folder.path} keeps the {_extreme(*of)}, now the "
+                f"{_extreme(*self._best_of)} is asked for; give another directory"
+            )
         self._judge(differences(self._ours, theirs))
         state = self._folder.load("train", about, self._run.state)
         return state, self._journal.read(Mark(*about["history"]))
@@ -212,3 +220,7 @@ class Saver:
                 "fgd.Checkpoints(…, strict=False) to go on all the same"
             )
         warnings.warn(said, RuntimeWarning, stacklevel=2)
+
+
+def _extreme(metric: str, maximize: bool) -> str:
+    return f"{'greatest' if maximize else 'least'} {metric!r}"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
+from fgd import _jax
 from fgd._checks import PyTree, is_concrete, replaced
 from fgd._run.data import Mapped, Stream, as_data, as_mapped
 from fgd._run.plan import Options, Run, prepare
@@ -127,7 +128,7 @@ def train(
         arrays = () if isinstance(data, Stream) else data
         data = as_mapped(data, batch_size)
         known = [leaf for _, leaf in leaves("train", "data", arrays)] + jax.tree.leaves(state)
-        if not all(map(is_concrete, known)):
+        if _jax.is_tracing() or not all(map(is_concrete, known)):
             raise TypeError(
                 "train: inside jit, vmap or grad, use fit; train is a program around it"
             )

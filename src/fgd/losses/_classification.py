@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, Num
 
 from fgd import _checks
-from fgd.losses._reduce import Reduction, floating, reduce
+from fgd.losses._reduce import Reduction, floating, reduce, weightless
 
 Weights = Num[Array, "..."] | None
 
@@ -28,7 +28,8 @@ def cross_entropy(
       labels: integers in [0, classes), [rows, time] then.
       label_smoothing: ε, the share of the target that all classes have alike: the loss is
         (1 − ε) times that of the label, plus ε times the mean of those of all classes.
-      weights: of each row, or of each label (0 for what is padding); not negative.
+      weights: of each row, or of each label; not negative. Where one is 0, as for padding, the
+        label may be any integer.
       reduction: "mean" or "sum" over labels, or "none": [rows], each row's mean.
 
     Returns:
@@ -49,8 +50,13 @@ def cross_entropy(
       Label smoothing: Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, "Rethinking the Inception
       Architecture for Computer Vision", CVPR 2016, section 7.
     """
-    logits, labels = _checked("cross_entropy", logits, labels)
+    logits, labels = _checked("cross_entropy", logits, labels, weights)
     _checks.require_finite("cross_entropy", label_smoothing=label_smoothing)
+    if jnp.shape(label_smoothing) != ():
+        raise ValueError(
+            "cross_entropy: label_smoothing must be a scalar, got shape "
+            f"{jnp.shape(label_smoothing)}"
+        )
     if _checks.is_concrete(label_smoothing) and not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     logits, labels = floating(logits), _wide(labels)
@@ -61,7 +67,7 @@ def cross_entropy(
         share = jnp.asarray(label_smoothing, logits.dtype)
         chosen_logit = (1 - share) * chosen_logit + share * jnp.mean(logits, axis=-1)
     values = jax.nn.logsumexp(logits, axis=-1) - chosen_logit
-    valid = (labels >= 0) & (labels < logits.shape[-1])
+    valid = (labels >= 0) & (labels < logits.shape[-1]) | weightless(weights, labels.shape)
     values = values * jnp.where(valid, 1, jnp.nan).astype(values.dtype)
     return reduce("cross_entropy", values, weights, reduction)
 
@@ -95,10 +101,10 @@ def binary_cross_entropy(
       >>> round(float(fgd.losses.binary_cross_entropy(jnp.zeros(2), jnp.array([0, 1]))), 4)
       0.6931
     """
-    logits, targets = _binary("binary_cross_entropy", logits, targets)
+    logits, targets = _binary("binary_cross_entropy", logits, targets, weights)
     yes = targets == 1
     values = jax.nn.softplus(jnp.where(yes, -logits, logits))
-    valid = yes | (targets == 0)
+    valid = yes | (targets == 0) | weightless(weights, targets.shape)
     values = values * jnp.where(valid, 1, jnp.nan).astype(values.dtype)
     return reduce("binary_cross_entropy", values, weights, reduction)
 
@@ -128,7 +134,7 @@ def accuracy(
       >>> float(fgd.losses.accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])))
       0.5
     """
-    logits, labels = _checked("accuracy", logits, labels)
+    logits, labels = _checked("accuracy", logits, labels, weights)
     right = jnp.argmax(logits, axis=-1) == _wide(labels)
     return reduce("accuracy", _checks.single(right), weights, reduction)
 
@@ -153,7 +159,7 @@ def binary_accuracy(
       >>> float(fgd.losses.binary_accuracy(jnp.array([-1.0, 2.0]), jnp.array([1, 1])))
       0.5
     """
-    logits, targets = _binary("binary_accuracy", logits, targets)
+    logits, targets = _binary("binary_accuracy", logits, targets, weights)
     right = (logits > 0) == (targets == 1)
     return reduce("binary_accuracy", _checks.single(right), weights, reduction)
 
@@ -170,7 +176,7 @@ def _numbers(logits: jax.Array, labels: jax.Array) -> jax.Array:
     )
 
 
-def _binary(caller: str, logits: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
+def _binary(caller: str, logits: Any, targets: Any, weights: Any) -> tuple[jax.Array, jax.Array]:
     _checks.require_reals(caller, logits=logits, targets=targets)
     if jnp.shape(logits) != jnp.shape(targets):
         raise ValueError(
@@ -181,7 +187,7 @@ def _binary(caller: str, logits: Any, targets: Any) -> tuple[jax.Array, jax.Arra
         raise ValueError(f"{caller}: logits and targets are scalars, expected [rows]")
     if _checks.is_concrete(targets):
         known = np.asarray(targets).astype(np.float64)
-        if (wrong := (known != 0) & (known != 1)).any():
+        if (wrong := (known != 0) & (known != 1) & _counts(weights, known.shape)).any():
             raise ValueError(
                 f"{caller}: target {known[wrong][0]:g} is neither 0 nor 1; of probabilities "
                 "jax.random.bernoulli draws targets, of more than two classes take cross_entropy"
@@ -189,7 +195,7 @@ def _binary(caller: str, logits: Any, targets: Any) -> tuple[jax.Array, jax.Arra
     return floating(logits), floating(targets)
 
 
-def _checked(caller: str, logits: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
+def _checked(caller: str, logits: Any, labels: Any, weights: Any) -> tuple[jax.Array, jax.Array]:
     _checks.require_reals(caller, logits=logits, labels=labels)
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
         raise TypeError(f"{caller}: labels have dtype {jnp.result_type(labels)}, expected integers")
@@ -209,8 +215,17 @@ def _checked(caller: str, logits: Any, labels: Any) -> tuple[jax.Array, jax.Arra
     if _checks.is_concrete(labels):
         # NumPy: inside a compiled function, jax would trace even what is known.
         known, classes = np.asarray(labels).astype(np.int64), jnp.shape(logits)[-1]
-        if (wrong := (known < 0) | (known >= classes)).any():
+        outside = (known < 0) | (known >= classes)
+        if (wrong := outside & _counts(weights, known.shape)).any():
             raise ValueError(
                 f"{caller}: label {known[wrong][0]} is out of range, expected 0 … {classes - 1}"
             )
     return jnp.asarray(logits), jnp.asarray(labels)
+
+
+def _counts(weights: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Where labels are looked at: what has no weight may be −100, say, for padding."""
+    if not _checks.is_concrete(weights):
+        return np.zeros(shape, bool)
+    known = None if weights is None else np.asarray(weights)
+    return np.broadcast_to(~np.asarray(weightless(known, shape), bool), shape)

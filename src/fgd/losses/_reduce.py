@@ -61,8 +61,17 @@ def as_weights(caller: str, weights: Any, shape: tuple[int, ...], *, some: bool)
 
 
 def floating(x: Any) -> jax.Array:
-    x = jnp.asarray(x)
+    """`x`, if it is of floats, or else converted: NumPy's int64 at once, which int32 would wrap."""
+    x = jnp.asarray(x.astype(float) if isinstance(x, np.ndarray) and x.dtype.kind in "iu" else x)
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+
+
+def weightless(weights: Any, shape: tuple[int, ...]) -> Any:
+    """Where the weights of what has this shape are 0, [*shape]; False if there are none."""
+    if weights is None or np.shape(weights) != shape[: np.ndim(weights)]:
+        return False
+    array = weights if isinstance(weights, jax.Array) else np.asarray(weights)
+    return (array == 0).reshape(array.shape + (1,) * (len(shape) - array.ndim))
 
 
 def _require_some(caller: str, shape: tuple[Any, ...]) -> None:
