@@ -144,7 +144,7 @@ def test_a_place_that_json_does_not_know(tmp_path):
         def state_dict(self):
             return {
                 "bytes": b"\0\1",
-                7: (1, [None, 2.5]),
+                7: (1, [None, 2.5, float("inf")]),
                 "array": np.arange(3)[::-1],
                 "of": {"is": "a trap"},
             }

@@ -1,6 +1,7 @@
 """Where a stream stands, kept with the state, so that both go on from there."""
 
 import base64
+import math
 from typing import Any
 
 import jax
@@ -65,6 +66,8 @@ def move(stream: Stream, about: About, first: int, mesh: Mesh | None) -> None:
 
 def _encoded(value: Any) -> Any:
     """`value` in JSON: of bytes, tuples and arrays, too, which loaders have in theirs."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"of": "float", "is": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list):
@@ -97,6 +100,8 @@ def _decoded(value: Any) -> Any:
         return tuple(_decoded(x) for x in content)
     if kind == "dict":
         return {_decoded(k): _decoded(x) for k, x in content}
+    if kind == "float":
+        return float(content)
     data = base64.b64decode(content)
     if kind == "bytes":
         return data
