@@ -224,3 +224,18 @@ def test_was_forked():
     before, said, after = done.stdout.splitlines()
     assert (before, after) == ("0", "1"), ADVICE
     assert re.match("fit: this process was forked from one in which JAX was at work, and wo", said)
+
+
+def test_largest_product():
+    """2·m·n·k of each of a batch of products, however deep; nothing of those that share a side."""
+
+    def run(a, b, shared):
+        def step(x, _):
+            return jnp.tanh(x @ b @ a @ shared), None
+
+        return jax.lax.scan(jax.checkpoint(step), a, length=3)[0]
+
+    a, b, shared = jnp.ones([5, 2, 3]), jnp.ones([5, 3, 2]), jnp.ones([3, 3])
+    jaxpr = jax.jit(jax.vmap(run, in_axes=(0, 0, None))).trace(a, b, shared).jaxpr
+    assert _jax.largest_product(jaxpr, 5) == 2 * 2 * 2 * 3, ADVICE
+    assert _jax.largest_product(jaxpr, 6) == 0, ADVICE

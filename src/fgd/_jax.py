@@ -7,6 +7,7 @@ When JAX changes one of these, a test of `tests/test_jax.py` fails by its name.
 
 import enum
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -128,16 +129,42 @@ def vmap_draws_otherwise(jaxpr: Any) -> bool:
     So it is with keys of the kinds rbg and unsafe_rbg: of several, `vmap` uses the first alone.
     https://docs.jax.dev/en/latest/jax.random.html
     """
-    for equation in jaxpr.eqns:
+    for equation in _equations(jaxpr):
         dtypes = [getattr(x.aval, "dtype", None) for x in [*equation.invars, *equation.outvars]]
         keys = [str(x) for x in dtypes if x and jnp.issubdtype(x, jax.dtypes.prng_key)]
         if equation.primitive.name == "rng_bit_generator" or set(keys) - {"key<fry>"}:
             return True
-        for value in equation.params.values():
-            inner = value if isinstance(value, tuple | list) else [value]
-            if any(vmap_draws_otherwise(x) for x in inner if hasattr(x, "eqns")):
-                return True
     return False
+
+
+def largest_product(jaxpr: Any, copies: int) -> int:
+    """Multiplications and additions of the largest matrix product of which there are `copies`.
+
+    That is what `vmap` makes of a product of two matrices that both vary: one of batches, which is
+    computed matrix by matrix. Counted is one of them.
+    """
+    largest = 0
+    for equation in _equations(jaxpr):
+        if equation.primitive.name != "dot_general":
+            continue
+        (contracted, _), (batch, _) = equation.params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        of_batch = math.prod(shape[i] for i in batch)
+        if of_batch >= copies:
+            terms = math.prod(shape[i] for i in contracted)
+            size = math.prod(equation.outvars[0].aval.shape)
+            largest = max(largest, 2 * size * terms // of_batch)
+    return largest
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """All, of the functions called within it, too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else [value]:
+                if hasattr(inner, "eqns"):
+                    yield from _equations(inner)
 
 
 def trace_settings() -> tuple[dict[str, Any], str]:
