@@ -12,6 +12,7 @@ from scripts import EXAMPLES, assert_picture, assert_refused, run
 import fgd
 
 
+@pytest.mark.slow
 def test_five_points_are_enough(tmp_path):
     done = run("few_shot.py", "--num-steps", 300, "--output", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -22,6 +23,7 @@ def test_five_points_are_enough(tmp_path):
     assert_picture(tmp_path / "sines.png")
 
 
+@pytest.mark.slow
 def test_outer_steps_are_those_of_torch_func(monkeypatch, x64):
     """Five steps of Adam on the loss after five inner steps, float64: every loss to 1e-9."""
     torch = pytest.importorskip("torch")

@@ -18,6 +18,7 @@ def numbers(done):
     }
 
 
+@pytest.mark.slow
 def test_a_derivative_foretells_retrainings(tmp_path):
     """At reduced size, on the sample; the true changes are real trainings without the rows."""
     small = ["--source", "sample", "--rows", 1000, "--hidden", 16, "--num-steps", 60]

@@ -72,6 +72,7 @@ def batches():
     return [(images(rows), jnp.arange(rows, dtype=jnp.int32) % 3) for rows in [4, 6, 4]]
 
 
+@pytest.mark.slow
 def test_step(tmp_path):
     """Training goes on without fgd, on batches of any size, to the same parameters."""
     step = fgd.train_step(loss, fgd.adam(0.01))

@@ -64,6 +64,7 @@ class Loss:
         return jnp.sum(params * jnp.sum(self.constant) - jnp.mean(batch)) ** 2
 
 
+@pytest.mark.slow
 def test_nothing_leaks():
     """When the last reference to a step goes, so do its loss, its constants and its programs."""
     loss_fn = Loss()

@@ -111,6 +111,7 @@ print(json.dumps([before, held(), len(history["loss"])]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="sparse files, and /proc")
 def test_a_file_larger_than_what_is_held(tmp_path):
     path = tmp_path / "large"

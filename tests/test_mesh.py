@@ -177,6 +177,7 @@ def test_a_step_sends_its_gradient_and_its_loss(devices, batch_size, shuffle):
     assert sum(size for _, size in collectives) == gradient + 4
 
 
+@pytest.mark.slow
 def test_a_convolutional_network_is_split_too():
     """It learns what it learns on one device, and sends its gradient and its loss alone."""
     model = fgd.models.cnn([20, 20], [2, 3], [5, 2], kernel_size=[5, 3], padding="VALID")

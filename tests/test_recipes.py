@@ -179,6 +179,7 @@ def test_transformer_is_a_numpy_loop():
         close(found, norm(x + gelu @ p["down"]) @ p["out"], 1e-4, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_text_that_repeats_is_learnt_and_written():
     letters = np.array(list("abc"))
     _, gru, write = page("normal", "gru", "write", letters=letters)
@@ -256,6 +257,7 @@ def test_gan_of_a_discriminator_that_says_the_same_of_all():
     close(jax.jit(g_loss)(g.params, always, key), -np.log(p))
 
 
+@pytest.mark.slow
 def test_gan_in_a_scan_is_the_loop():
     d_step, g_step, alternate, (d, g), _ = gan()
     pixels, keys = jax.nn.sigmoid(normal(300, 6)), jax.random.split(jax.random.key(2), 5)
@@ -272,6 +274,7 @@ def test_gan_in_a_scan_is_the_loop():
     close((d_end.params, g_end.params), (d.params, g.params), 1e-4)
 
 
+@pytest.mark.slow
 def test_folds_in_a_sweep_are_the_loop():
     model, loss_fn = classifier()
     x, y = table(160)
