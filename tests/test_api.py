@@ -39,8 +39,8 @@ def public(module):
 
 
 NAMES = {
-    fgd: "Checkpoints DivergedError Patience Step Summary TrainState adagrad adam "
-    "compilation_cache evaluate fit momentum per_example rmsprop sgd summary supervised sweep "
+    fgd: "Checkpoints DivergedError Patience Step Summary TrainState adagrad adam averaged "
+    "compilation_cache ema evaluate fit momentum per_example rmsprop sgd summary supervised sweep "
     "train train_step",
     fgd.conv: "avg_pool conv_general_dilated max_pool",
     fgd.data: "MNIST linear mnist normalize shuffle split",

@@ -559,6 +559,27 @@ def table():
                 ]
             },
         ),
+        "fgd.ema": (
+            "ema",
+            {"optimizer": fgd.sgd(0.1), "decay": 0.9},
+            {
+                "optimizer": [(TypeError, "must be an optax.Grad", None, 3, "sgd", fgd.sgd)],
+                "decay": [
+                    (TypeError, "expected|must be", None, "a", 1j, True),
+                    (ValueError, r"must be in \[0, 1\]|scalar|finite", -0.1, 1.5, NAN, np.ones(2)),
+                ],
+            },
+        ),
+        "fgd.averaged": (
+            "averaged",
+            {"state": STATE},
+            {
+                "state": [
+                    (TypeError, "state", None, 3, PARAMS),
+                    (ValueError, "keeps no average", STATE),
+                ]
+            },
+        ),
         "fgd.summary": (
             "summary",
             {"model": MODEL},

@@ -358,9 +358,8 @@ def test_clipping_and_a_schedule_are_their_formulas():
 
 
 def test_average_is_a_numpy_loop():
-    (average,) = page("average")
     model, loss_fn = classifier()
-    step = fgd.train_step(loss_fn, optax.chain(fgd.adam(0.03), average(0.9)))
+    step = fgd.train_step(loss_fn, fgd.ema(fgd.adam(0.03), 0.9))
     data, state = table(40), step.init(model.init(0))
     start, run = state, {"batch_size": 10, "num_steps": 12}
     ema = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(state.params)]
@@ -368,9 +367,9 @@ def test_average_is_a_numpy_loop():
         state, _ = fgd.fit(step, state, data, batch_size=10, num_steps=1)
         leaves = jax.tree.leaves(state.params)
         ema = [0.9 * a + 0.1 * np.asarray(b, np.float64) for a, b in zip(ema, leaves, strict=True)]
-    close(jax.tree.leaves(state.opt_state[1]), ema)
-    whole, _ = fgd.train(step, start, data, **run)  # it may donate its states
-    close(jax.tree.leaves(whole.opt_state[1]), ema)
+    close(jax.tree.leaves(fgd.averaged(state).params), ema)
+    whole, _ = fgd.train(step, start, data, **run)
+    close(jax.tree.leaves(fgd.averaged(whole).params), ema)
     step = fgd.train_step(loss_fn, fgd.adam(0.03))
     plain, _ = fgd.fit(step, step.init(model.init(0)), data, **run)
     close(whole.params, plain.params)

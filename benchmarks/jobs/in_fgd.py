@@ -2,7 +2,6 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-import optax
 
 import fgd
 
@@ -72,16 +71,11 @@ def sequences(train, valid):
 
 
 def average(train, valid):
-    def tracked(updates, ema, params):
-        after = optax.apply_updates(params, updates)
-        return updates, optax.incremental_update(after, ema, 0.01)
-
     model = fgd.models.mlp([20, 64, 3])
-    ema = optax.GradientTransformation(lambda params: params, tracked)
-    optimizer = optax.chain(fgd.adam(1e-3), ema)
-    step = fgd.train_step(fgd.supervised(model, fgd.losses.cross_entropy), optimizer)
+    loss_fn = fgd.supervised(model, fgd.losses.cross_entropy)
+    step = fgd.train_step(loss_fn, fgd.ema(fgd.adam(1e-3), 0.99))
     state, _ = fgd.fit(step, step.init(model.init(0)), train, batch_size=32, num_epochs=20)
-    return model.apply(state.opt_state[1], valid[0])
+    return model.apply(fgd.averaged(state).params, valid[0])
 
 
 def bfloat16(train, valid):

@@ -15,6 +15,7 @@ from fgd import (
     plots as plots,
     testing as testing,
 )
+from fgd._run.ema import averaged as averaged, ema as ema
 from fgd._run.evaluate import evaluate as evaluate
 from fgd._run.fit import fit as fit
 from fgd._run.per_example import per_example as per_example

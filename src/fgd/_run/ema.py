@@ -1,0 +1,101 @@
+"""An average of the parameters over the steps of a run."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fgd._checks import PyTree, describe, is_concrete, require_finite
+from fgd._run.state import TrainState, require_state
+
+
+class EmaState(NamedTuple):
+    """Of an optimizer that `ema` wraps: its own state, and the average of the parameters."""
+
+    inner: PyTree
+    average: PyTree
+
+
+def ema(
+    optimizer: optax.GradientTransformation, decay: float | jax.Array
+) -> optax.GradientTransformationExtraArgs:
+    r"""`optimizer`, beside which an exponential moving average of the parameters is kept.
+
+    After every step, a ← decay·a + (1 − decay)·θ, beginning with the initial parameters. Training
+    is what it was; `fgd.averaged(state)` is the state with the average in place of the parameters.
+
+    Args:
+      optimizer: an optax transformation, fgd's own included; its whole chain, so that θ are the
+        parameters after the step.
+      decay: in [0, 1]; the average is of about 1 / (1 − decay) steps.
+
+    Raises:
+      TypeError: no optax transformation, or a `decay` that is no number.
+      ValueError: `decay` is not in [0, 1].
+
+    Example:
+      >>> import fgd, jax.numpy as jnp
+      >>> step = fgd.train_step(lambda w, x: jnp.mean((w - x) ** 2), fgd.ema(fgd.sgd(0.25), 0.5))
+      >>> state, _ = step(step.init(0.0), jnp.array([1.0, 3.0]))
+      >>> float(state.params), float(fgd.averaged(state).params)
+      (1.0, 0.5)
+
+    Source:
+      Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", SIAM Journal on
+      Control and Optimization 30 (1992).
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"ema: optimizer must be an optax.GradientTransformation, got {describe(optimizer)}"
+        )
+    require_finite("ema", decay=decay)
+    if jnp.shape(decay) != ():
+        raise ValueError(f"ema: decay must be a scalar, got shape {jnp.shape(decay)}")
+    if is_concrete(decay) and not 0 <= decay <= 1:
+        raise ValueError(f"ema: decay must be in [0, 1], got {decay}")
+    extended = optax.with_extra_args_support(optimizer)
+
+    def init(params: PyTree) -> EmaState:
+        return EmaState(extended.init(params), jax.tree.map(jnp.asarray, params))
+
+    def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
+        updates, inner = extended.update(updates, state.inner, params, **extra)
+
+        def averaged(a: jax.Array, x: jax.Array) -> jax.Array:
+            share = jnp.asarray(decay, a.dtype)
+            return share * a + (1 - share) * x
+
+        after = optax.apply_updates(params, updates)
+        return updates, EmaState(inner, jax.tree.map(averaged, state.average, after))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def averaged(state: TrainState) -> TrainState:
+    """The state of a run with the average that `fgd.ema` keeps in place of its parameters.
+
+    For predictions and evaluations, such as `evaluate=lambda state: fgd.evaluate(loss_fn,
+    fgd.averaged(state), rows)`. To train on, take the state itself.
+
+    Args:
+      state: of a run whose optimizer is an `fgd.ema`.
+
+    Raises:
+      TypeError: no state of a run.
+      ValueError: its optimizer keeps no average.
+
+    Example:
+      >>> import fgd, jax.numpy as jnp
+      >>> step = fgd.train_step(lambda w, x: jnp.mean((w - x) ** 2), fgd.ema(fgd.sgd(0.25), 1.0))
+      >>> float(fgd.averaged(step.init(7.0)).params)
+      7.0
+    """
+    require_state("averaged", state)
+    if not isinstance(state.opt_state, EmaState):
+        raise ValueError(
+            "averaged: the optimizer of this state keeps no average; make the step with "
+            "fgd.ema(optimizer, decay) around the whole of it"
+        )
+    return dataclasses.replace(state, params=state.opt_state.average)
