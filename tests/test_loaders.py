@@ -64,13 +64,23 @@ def grain_loader(workers, shuffle):
     return rows.map(lambda i: {"x": X[i]}).to_iter_dataset().batch(4)
 
 
+def grain_epoch(workers, shuffle):
+    """One that ends after an epoch."""
+    grain = pytest.importorskip("grain")
+    rows = grain.MapDataset.range(ROWS)
+    rows = rows.shuffle(seed=1) if shuffle else rows
+    return rows.map(lambda i: {"x": X[i]}).to_iter_dataset().batch(4)
+
+
 def sums(history):
     return np.sort(np.asarray(history["sum"]).reshape(-1, 6), axis=None)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize(
-    "loader", [torch_loader, stateful_loader, hugging_face, grain_loader], ids=lambda x: x.__name__
+    "loader",
+    [torch_loader, stateful_loader, hugging_face, grain_loader, grain_epoch],
+    ids=lambda x: x.__name__,
 )
 def test_epochs(loader, shuffle):
     """Every epoch sees every row once."""
@@ -88,6 +98,7 @@ def test_epochs(loader, shuffle):
         (hugging_face, 0, False),
         (hugging_face, 0, True),
         (grain_loader, 0, True),
+        (grain_epoch, 0, True),
     ],
     ids=lambda x: getattr(x, "__name__", str(x)),
 )

@@ -206,3 +206,31 @@ def test_a_run_that_ended_goes_on_with_more_patience(tmp_path):
         ValueError, match="keeps the least 'loss', now the greatest 'error' is asked"
     ):
         run(fgd.Patience("error", 2, maximize=True), checkpoints=checkpoints)
+
+
+@pytest.mark.parametrize("worst", [np.inf, -np.inf])
+def test_an_infinite_evaluation_is_kept(tmp_path, worst):
+    """As of a perplexity that overflows at first: it is written, and read again."""
+
+    def value(state):
+        return {"v": worst if state.step < 21 else float(state.step)}
+
+    def again(steps, **options):
+        step, state = start()
+        patience = fgd.Patience("v", 5, maximize=worst < 0)
+        fgd.train(
+            step,
+            state,
+            TRAIN,
+            num_steps=steps,
+            evaluate=value,
+            evaluate_every=7,
+            stop_when=patience,
+            **options,
+        )
+        return patience
+
+    checkpoints = fgd.Checkpoints(tmp_path, every=7)
+    first = again(14, checkpoints=checkpoints)
+    assert (first.best_value, first.best_step) == (worst, 7)
+    assert again(42, checkpoints=checkpoints).best_step == again(42).best_step

@@ -107,6 +107,8 @@ def test_bad_weights(run):
     ones = np.ones(12, np.float32)
     with pytest.raises(ValueError, match=f"{run}: weights must not be negative or NaN"):
         call(ones - 2 * np.eye(12, dtype=np.float32)[3])
+    with pytest.raises(ValueError, match=f"{run}: weights must not be .* infinite"):
+        call(ones * np.float32([1, np.inf] * 6))
     with pytest.raises(ValueError, match=f"{run}: all weights are 0"):
         call(0 * ones)
     with pytest.raises(ValueError, match=rf"{run}: weights have shape \(12, 3\), expected \(12,\)"):

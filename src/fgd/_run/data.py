@@ -58,9 +58,35 @@ def _as_stream(data: Any) -> Stream:
         begin = data.state_dict() if hasattr(data, "with_format") else _SEES_FOR_ITSELF
         return Stream(_epochs(data, begin), data)
     batches = iter(data)
-    if batches is data or hasattr(batches, "get_state"):
+    if batches is data:
         return Stream(batches, batches)
+    if hasattr(batches, "get_state"):  # Grain's
+        loader = _Loader(data, batches)
+        return Stream(loader, loader)
     return Stream(_epochs(data))
+
+
+class _Loader:
+    """Epoch after epoch of a loader whose iterators know where they stand."""
+
+    def __init__(self, loader: Any, batches: Any) -> None:
+        self._loader, self._batches = loader, batches
+
+    def __iter__(self) -> "_Loader":
+        return self
+
+    def __next__(self) -> PyTree:
+        try:
+            return next(self._batches)
+        except StopIteration:
+            self._batches = iter(self._loader)
+        return next(self._batches)  # an empty one ends
+
+    def get_state(self) -> Any:
+        return self._batches.get_state()
+
+    def set_state(self, place: Any) -> None:
+        self._batches.set_state(place)
 
 
 _SEES_FOR_ITSELF: Any = object()

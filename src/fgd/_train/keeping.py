@@ -12,6 +12,7 @@ from fgd._run.supervised import Supervised
 from fgd._train.patience import Patience
 from fgd.checkpoint._checkpoints import Checkpoints
 from fgd.checkpoint._folder import About, Folder
+from fgd.checkpoint._json import decoded, encoded
 
 
 def fitting(
@@ -68,7 +69,9 @@ def require_known(what: str, name: str, step: Step, evaluate: Any) -> None:
 
 def memory(stop_when: Any) -> Any:
     """What `stop_when` remembers, as JSON can hold it; None if it has no `get_state`."""
-    return stop_when.get_state() if hasattr(stop_when, "get_state") else None
+    if not hasattr(stop_when, "get_state"):
+        return None
+    return encoded("what stop_when remembers", stop_when.get_state())
 
 
 def is_stopped(stop_when: Any, about: About) -> bool:
@@ -83,7 +86,7 @@ def recall(stop_when: Any, about: About, folder: Folder, state: TrainState) -> N
     remembered = about.get("stop_when")
     if remembered is None or not hasattr(stop_when, "set_state"):
         return
-    stop_when.set_state(remembered)
+    stop_when.set_state(decoded(remembered))
     if not isinstance(stop_when, Patience) or stop_when.best_step is None:
         return
     if stop_when.best_step == about["step"]:

@@ -20,6 +20,7 @@ from fgd.checkpoint import _arrays
 from fgd.checkpoint._checkpoints import Checkpoints, newest_intact, warn_damaged
 from fgd.checkpoint._folder import About, Folder, MisfitError, locked
 from fgd.checkpoint._journal import Journal, Mark
+from fgd.checkpoint._json import decoded, encoded
 from fgd.parallel._placement import attempt, leads, shared_mesh
 
 
@@ -108,7 +109,7 @@ class Saver:
         known = ("start", "leaves", "program") if self._is_stream else ("start", "leaves")
         self._ours |= {name: about["run"][name] for name in known}
         self._saved = self.resumed = about["step"]
-        self._best = about["best"]
+        self._best = decoded(about["best"])
         recall(self._stop_when, about, folder, state)
         self.stopped = is_stopped(self._stop_when, about) and about["step"] > self._first
         return about["log"], self.resumed
@@ -136,8 +137,8 @@ class Saver:
             "history": self._journal.mark,
             "unseen": unseen,
             "log": record.log.place() if record.log is not None else None,
-            "value": value,
-            "best": self._best,
+            "value": encoded("what is evaluated", value),
+            "best": encoded("the best", self._best),
             "best_of": self._best_of,
             "stopped": stopped,
             "stop_when": memory(self._stop_when),

@@ -14,6 +14,7 @@ from fgd import _checks
 from fgd._checks import PyTree
 from fgd.checkpoint import _arrays
 from fgd.checkpoint._folder import About, Folder, MisfitError, locked
+from fgd.checkpoint._json import decoded
 from fgd.parallel._placement import agree, shared_mesh
 
 
@@ -160,7 +161,7 @@ class Checkpoints:
         values = {}
         for step in steps:
             try:
-                value = folder.about(step).get("value")
+                value = decoded(folder.about(step).get("value"))
             except (OSError, ValueError):
                 continue
             if value is not None:

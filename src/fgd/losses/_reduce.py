@@ -53,8 +53,8 @@ def as_weights(caller: str, weights: Any, shape: tuple[int, ...], *, some: bool)
         )
     if _checks.is_concrete(weights) and getattr(weights, "is_fully_addressable", True):
         known = np.asarray(weights)
-        if not np.all(known >= 0):
-            raise ValueError(f"{caller}: weights must not be negative or NaN")
+        if not np.all((known >= 0) & (known < np.inf)):
+            raise ValueError(f"{caller}: weights must not be negative or NaN, or infinite")
         if some and known.size and not known.any():
             raise ValueError(f"{caller}: all weights are 0, so that there is no mean")
     return jnp.asarray(weights)

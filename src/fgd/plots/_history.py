@@ -55,9 +55,11 @@ def history(
         raise ValueError(
             f"history: there is no {metric!r}, but {', '.join(map(repr, known)) or 'nothing'}"
         )
+    if evaluations and "step" not in evaluations:
+        raise ValueError('history: "evaluate" has no "step", the steps of its entries')
+    steps = numbers("history", "step", evaluations["step"], "evaluations") if evaluations else None
     ax = axes("history", ax)
     drawn = []
-    steps = numbers("history", "step", evaluations["step"], "evaluations") if evaluations else None
     if metric in history:
         values = numbers("history", metric, history[metric], "records")
         # A run that goes on from another ends where it was evaluated last.
@@ -67,6 +69,10 @@ def history(
         drawn.append(values)
     if metric in evaluations and steps is not None:
         values = numbers("history", metric, evaluations[metric], "evaluations")
+        if len(values) != len(steps):
+            raise ValueError(
+                f'history: "evaluate" has {len(values)} values of {metric!r} at {len(steps)} steps'
+            )
         ax.plot(steps, values, "o-", color="C1", markersize=3, label="evaluation")
         drawn.append(values)
         if not np.isnan(values).all():
