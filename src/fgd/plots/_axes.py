@@ -22,6 +22,17 @@ def axes(caller: str, ax: "Axes | None", size: tuple[float, float] = (6.4, 4.0))
     return ax
 
 
+def log_scale(ax: "Axes") -> None:
+    """A logarithmic axis of values, with plain numbers at 1, 2, 3, 4 and 6 of each decade."""
+
+    def at_some(value: float, _: Any) -> str:
+        return f"{value:g}" if f"{value:e}"[0] in "2346" else ""
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(at_some)
+
+
 def numbers(caller: str, name: str, x: Any, *shape: str) -> np.ndarray:
     """`x` as an array of at least one row, with axes of these names; "…" is any more of them."""
     require_reals(caller, **{name: x})

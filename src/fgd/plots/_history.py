@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fgd._checks import count, describe, require_flag
-from fgd.plots._axes import axes, numbers
+from fgd.plots._axes import axes, log_scale, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,9 +87,7 @@ def history(
             )
     together = np.concatenate(drawn)
     if metric == "loss" and (together[np.isfinite(together)] > 0).all():
-        ax.set_yscale("log")
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("{x:g}")
+        log_scale(ax)
     ax.set(xlabel="step", ylabel=metric)
     ax.grid(visible=True, which="both", alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)

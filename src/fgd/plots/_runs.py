@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from fgd._checks import count
-from fgd.plots._axes import axes, numbers
+from fgd.plots._axes import axes, log_scale, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,9 +37,8 @@ def loss_curve(
     every = count("loss_curve", "every", every, least=1)
     ax = axes("loss_curve", ax)
     ax.plot(np.arange(1, len(values) + 1) * every, values, linewidth=1, label=label)
-    ax.set(yscale="log", xlabel="step", ylabel="loss")
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:g}")
+    log_scale(ax)
+    ax.set(xlabel="step", ylabel="loss")
     ax.grid(visible=True, which="both", alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
     if label is not None:
