@@ -223,7 +223,7 @@ def _checked(caller: str, logits: Any, labels: Any, weights: Any) -> tuple[jax.A
     return jnp.asarray(logits), jnp.asarray(labels)
 
 
-def _counts(weights: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _counts(weights: Any, shape: tuple[Any, ...]) -> np.ndarray:
     """Where labels are looked at: what has no weight may be −100, say, for padding."""
     if not _checks.is_concrete(weights):
         return np.zeros(shape, bool)

@@ -42,7 +42,7 @@ def ratio(numerator: jax.Array, denominator: Any) -> jax.Array:
     return numerator / jnp.where(denominator == 0, 1, denominator).astype(numerator.dtype)
 
 
-def as_weights(caller: str, weights: Any, shape: tuple[int, ...], *, some: bool) -> jax.Array:
+def as_weights(caller: str, weights: Any, shape: tuple[Any, ...], *, some: bool) -> jax.Array:
     """Weights of what has this shape: of its rows, or of more of its leading axes."""
     _checks.require_reals(caller, weights=weights)
     axes = np.ndim(weights)
@@ -66,7 +66,7 @@ def floating(x: Any) -> jax.Array:
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
 
-def weightless(weights: Any, shape: tuple[int, ...]) -> Any:
+def weightless(weights: Any, shape: tuple[Any, ...]) -> Any:
     """Where the weights of what has this shape are 0, [*shape]; False if there are none."""
     if weights is None or np.shape(weights) != shape[: np.ndim(weights)]:
         return False
