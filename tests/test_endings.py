@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from problems import Problem, same
+from tqdm import tqdm
 
 import fgd
 
@@ -256,6 +257,18 @@ def test_a_bar_in_a_closed_pipe(monkeypatch):
         os.dup2(os.open(os.devnull, os.O_WRONLY), write)
     reached = int(caught.value.state.step)
     assert same(caught.value.state, fit(reached)[0])
+    others: list[bool] = []  # other bars, in other threads, are not made to wait
+    thread = threading.Thread(target=lambda: others.extend(map(is_free, tqdm.get_lock().locks)))
+    thread.start()
+    thread.join()
+    assert others == [True, True]
+
+
+def is_free(lock):
+    free = lock.acquire(False)
+    if free:
+        lock.release()
+    return free
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, MemoryError, OSError])

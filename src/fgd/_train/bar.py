@@ -2,6 +2,8 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -16,19 +18,22 @@ class Bar:
         in_notebook = _is_notebook()
         at_terminal = sys.stderr is not None and sys.stderr.isatty()
         if show or (show is None and (in_notebook or at_terminal)):
-            self._tqdm = _kind(in_notebook)(
-                total=total, initial=done, unit="step", unit_scale=True, file=sys.stderr
-            )
-            self._tqdm.set_description("compiling …")
+            with _unlocked():
+                self._tqdm = _kind(in_notebook)(
+                    total=total, initial=done, unit="step", unit_scale=True, file=sys.stderr
+                )
+                self._tqdm.set_description("compiling …")
 
     def __enter__(self) -> "Bar":
         return self
 
     def __call__(self, steps: int, losses: np.ndarray) -> None:
         """Moves on by so many steps, and shows the mean of their losses."""
-        if self._tqdm is not None:
-            if losses.size:
-                self._show({"loss": float(losses.mean())})
+        if self._tqdm is None:
+            return
+        if losses.size:
+            self._show({"loss": float(losses.mean())})
+        with _unlocked():
             self._tqdm.set_description(refresh=False)
             self._tqdm.update(steps)
 
@@ -36,7 +41,8 @@ class Bar:
         """Shows what was evaluated, until it is again."""
         if self._tqdm is not None:
             self._show(values)
-            self._tqdm.refresh()
+            with _unlocked():
+                self._tqdm.refresh()
 
     def _show(self, values: dict[str, float]) -> None:
         self._seen |= {name: f"{value:.4g}" for name, value in values.items()}
@@ -44,7 +50,25 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         if self._tqdm is not None:
-            self._tqdm.close()
+            with _unlocked():
+                self._tqdm.close()
+
+
+@contextmanager
+def _unlocked() -> Iterator[None]:
+    """Frees tqdm's lock if an error leaves it held, at which all other bars would wait for ever.
+
+    tqdm takes it to write, and gives it back only if it could.
+    """
+    try:
+        yield
+    except BaseException:
+        from tqdm import tqdm
+
+        for lock in getattr(tqdm.get_lock(), "locks", ()):
+            with suppress(RuntimeError, AssertionError):  # it is not held
+                lock.release()
+        raise
 
 
 def _is_notebook() -> bool:
