@@ -123,7 +123,7 @@ def _lines(path: Path, kind: _Format) -> Iterator[Log]:
                 _write(file, kind.header + "\n")
             if file.seek(0, os.SEEK_END):  # a killed process may have left a line unfinished
                 file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":
+                if file.read(1) != b"\n":  # no more: another may be adding lines
                     _write(file, "\n")
 
         yield Log(lambda step, values: _write(file, kind.lines(step, values)), path)
