@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 
 PyTree = Any
@@ -75,6 +76,15 @@ def require_callable(caller: str, name: str, value: Any, example: str = "") -> N
         raise TypeError(f"{caller}: {name} must be a function{example}, got {describe(value)}")
 
 
+def require_optimizer(caller: str, optimizer: Any, advice: str = "") -> None:
+    """TypeError for what is no optax transformation."""
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"{caller}: optimizer must be an optax.GradientTransformation, got "
+            f"{describe(optimizer)}{advice}"
+        )
+
+
 def require_flag(caller: str, **flags: Any) -> None:
     """TypeError for what is neither True nor False: "no" would count as True."""
     for name, value in flags.items():
@@ -126,6 +136,16 @@ def require_finite(caller: str, **values: Any) -> None:
         limit = float(np.finfo(np.float32).max)
         if is_concrete(x) and not np.all(abs(np.asarray(x)) <= limit):
             raise ValueError(f"{caller}: {name} must be finite, got {describe(x)}")
+
+
+def require_fraction(caller: str, **values: Any) -> None:
+    """TypeError or ValueError for what is no scalar in [0, 1]; if it is traced, for less."""
+    require_finite(caller, **values)
+    for name, x in values.items():
+        if np.shape(x) != ():
+            raise ValueError(f"{caller}: {name} must be a scalar, got shape {np.shape(x)}")
+        if is_concrete(x) and not 0 <= x <= 1:
+            raise ValueError(f"{caller}: {name} must be in [0, 1], got {x}")
 
 
 def int_bounds(dtype: Any) -> tuple[int, int]:

@@ -40,16 +40,17 @@ def is_tracing() -> bool:
 
 def was_forked() -> bool:
     """Whether this process is a fork of one in which JAX was at work, where it would hang."""
-    return bool(_forks)
+    return _forked_at_work
 
 
-_forks: list[int] = []
+_forked_at_work = False
 
 
 def _note_fork() -> None:
     from jax._src import xla_bridge
 
-    _forks.extend([os.getpid()] if xla_bridge.backends_are_initialized() else [])
+    global _forked_at_work
+    _forked_at_work |= xla_bridge.backends_are_initialized()
 
 
 if hasattr(os, "register_at_fork"):

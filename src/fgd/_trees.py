@@ -1,5 +1,6 @@
 """Trees of arrays: their leaves by name, their rows, and how they reach the device."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -173,6 +174,11 @@ def summary(tree: PyTree) -> str:
     total = sum(int(np.prod(x.shape)) for x in arrays)
     dtypes = ", ".join(dict.fromkeys(str(x.dtype) for x in arrays))
     return f"{len(arrays)} arrays, {total:,} numbers, {dtypes}"
+
+
+def nbytes(tree: PyTree) -> int:
+    """Bytes of the arrays of a tree, or of shapes of them."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def host(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """What data is: arrays, arrays in a file that no memory need hold, or a stream of batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -55,8 +55,10 @@ def as_data(caller: str, data: Any) -> PyTree | Stream:
 def _as_stream(data: Any) -> Stream:
     """An iterator as it stands; a loader from its beginning, again and again."""
     if hasattr(data, "load_state_dict"):  # torchdata's, and datasets': asked before they begin
-        begin = data.state_dict() if hasattr(data, "with_format") else _SEES_FOR_ITSELF
-        return Stream(_epochs(data, begin), data)
+        if not hasattr(data, "with_format"):
+            return Stream(_epochs(data), data)
+        begin = data.state_dict()  # to which datasets' must be taken back, or resume once more
+        return Stream(_epochs(data, lambda: data.load_state_dict(begin)), data)
     batches = iter(data)
     if batches is data:
         return Stream(batches, batches)
@@ -89,11 +91,8 @@ class _Loader:
         self._batches.set_state(place)
 
 
-_SEES_FOR_ITSELF: Any = object()
-
-
-def _epochs(loader: Any, begin: Any = _SEES_FOR_ITSELF) -> Iterator[PyTree]:
-    """Epoch after epoch; datasets' begin each one where they were taken, unless taken back."""
+def _epochs(loader: Any, again: Callable[[], None] = lambda: None) -> Iterator[PyTree]:
+    """Epoch after epoch, with a call of `again` between two."""
     while True:
         taken = 0
         for batch in loader:
@@ -101,8 +100,12 @@ def _epochs(loader: Any, begin: Any = _SEES_FOR_ITSELF) -> Iterator[PyTree]:
             yield batch
         if not taken:  # empty, or an iterator after all
             return
-        if begin is not _SEES_FOR_ITSELF:
-            loader.load_state_dict(begin)
+        again()
+
+
+def arrays_of(data: PyTree | Mapped) -> PyTree:
+    """The arrays, in files or not."""
+    return data.arrays if isinstance(data, Mapped) else data
 
 
 def as_mapped(data: PyTree | Stream, batch_size: Any) -> PyTree | Stream | Mapped:

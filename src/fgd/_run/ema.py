@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgd._checks import PyTree, describe, is_concrete, require_finite
+from fgd._checks import PyTree, require_fraction, require_optimizer
 from fgd._run.state import TrainState, require_state
+from fgd.optimizers._descent import average
 
 
 class EmaState(NamedTuple):
@@ -46,15 +47,8 @@ def ema(
       Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", SIAM Journal on
       Control and Optimization 30 (1992).
     """
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            f"ema: optimizer must be an optax.GradientTransformation, got {describe(optimizer)}"
-        )
-    require_finite("ema", decay=decay)
-    if jnp.shape(decay) != ():
-        raise ValueError(f"ema: decay must be a scalar, got shape {jnp.shape(decay)}")
-    if is_concrete(decay) and not 0 <= decay <= 1:
-        raise ValueError(f"ema: decay must be in [0, 1], got {decay}")
+    require_optimizer("ema", optimizer)
+    require_fraction("ema", decay=decay)
     extended = optax.with_extra_args_support(optimizer)
 
     def init(params: PyTree) -> EmaState:
@@ -62,13 +56,8 @@ def ema(
 
     def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
         updates, inner = extended.update(updates, state.inner, params, **extra)
-
-        def averaged(a: jax.Array, x: jax.Array) -> jax.Array:
-            share = jnp.asarray(decay, a.dtype)
-            return share * a + (1 - share) * x
-
         after = optax.apply_updates(params, updates)
-        return updates, EmaState(inner, jax.tree.map(averaged, state.average, after))
+        return updates, EmaState(inner, average(decay, state.average, after))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -1,11 +1,11 @@
 """What the derivative of a run keeps of its steps, and in which blocks it computes them again."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 
 from fgd._run.loop import Body
+from fgd._trees import nbytes
 
 EVERYTHING = 2**28  # bytes up to which all steps are kept if nobody says otherwise
 Blocks = tuple[int, ...]
@@ -59,7 +59,7 @@ def blocks_for(
       ValueError: there are no blocks that keep as little as `max_memory`; says the least.
     """
     steps = records * every
-    state_bytes, step_bytes = _nbytes(state), _left(body, state)
+    state_bytes, step_bytes = nbytes(state), _left(body, state)
     if max_memory is None:
         few = steps * step_bytes <= EVERYTHING
         blocks = () if few else _with_levels(1, steps, every, state_bytes, step_bytes)[0]
@@ -122,8 +122,4 @@ def _left(body: Body, state: Any) -> int:
     jaxpr = jax.make_jaxpr(pullback)(closed_over, state).jaxpr
     shared = {*jaxpr.constvars, *jaxpr.invars[: len(closed_over)]}  # by all steps
     kept = {x for x in jaxpr.outvars if not hasattr(x, "val")} - shared
-    return sum(_nbytes(x.aval) for x in kept)
-
-
-def _nbytes(tree: Any) -> int:
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    return sum(nbytes(x.aval) for x in kept)

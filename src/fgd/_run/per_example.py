@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgd._checks import PyTree, describe
+from fgd._checks import PyTree, require_optimizer
 from fgd._run.loss import Objective
 from fgd._run.state import TrainState
 from fgd._trees import count_rows
@@ -63,11 +63,7 @@ def per_example(optimizer: optax.GradientTransformation) -> PerExample:
       Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar and Zhang, "Deep Learning with Differential
       Privacy", CCS 2016, algorithm 1.
     """
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            "per_example: optimizer must be an optax.GradientTransformation, got "
-            f"{describe(optimizer)}"
-        )
+    require_optimizer("per_example", optimizer)
     return PerExample(*optax.with_extra_args_support(optimizer))
 
 

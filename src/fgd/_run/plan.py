@@ -9,7 +9,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 from fgd import _jax
 from fgd._checks import PyTree, count, describe, is_concrete
 from fgd._run.alike import require_same_run, same_stream
-from fgd._run.data import Mapped, Stream
+from fgd._run.data import Mapped, Stream, arrays_of
 from fgd._run.order import Order
 from fgd._run.state import TrainState, require_state
 from fgd._run.step import Step
@@ -115,7 +115,7 @@ def prepare(caller: str, step: Any, state: Any, data: Any, options: Options) -> 
         _refuse_for_streams(caller, options)
         order = None
     else:
-        arrays = data.arrays if isinstance(data, Mapped) else data
+        arrays = arrays_of(data)
         order = _order(caller, arrays, options)
         check_weights(caller, step.loss_fn, arrays)
     record_every = count(caller, "record_every", options.record_every, least=1)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import keystr
 
-from fgd._checks import PyTree, describe, name_of, replaced
+from fgd._checks import PyTree, name_of, replaced, require_optimizer
 from fgd._keys import as_key
 from fgd._run.loss import ValueFn, gradient_of, objective_of
 from fgd._run.per_example import PerExample, by_example, wants_examples
@@ -136,13 +136,9 @@ def train_step(loss_fn: Callable[..., Any], optimizer: optax.GradientTransformat
       >>> float(state.params), float(metrics["loss"])
       (1.0, 5.0)
     """
-    if not isinstance(optimizer, optax.GradientTransformation):
-        wrapper = hasattr(optimizer, "gradient_transformation")  # optax.MultiSteps
-        raise TypeError(
-            "train_step: optimizer must be an optax.GradientTransformation, got "
-            f"{describe(optimizer)}; "
-            + ("call its gradient_transformation()" if wrapper else "fgd.sgd(1e-2) makes one")
-        )
+    wrapper = hasattr(optimizer, "gradient_transformation")  # optax.MultiSteps
+    advice = "call its gradient_transformation()" if wrapper else "fgd.sgd(1e-2) makes one"
+    require_optimizer("train_step", optimizer, f"; {advice}")
     objective = objective_of(loss_fn)
     gradient = gradient_of(objective)
     if isinstance(optimizer, PerExample):

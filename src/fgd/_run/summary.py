@@ -8,7 +8,7 @@ import jax
 
 from fgd._checks import PyTree, describe
 from fgd._run.state import TrainState
-from fgd._trees import leaves
+from fgd._trees import named, nbytes
 from fgd.models._model import Model, Variables
 
 
@@ -27,17 +27,17 @@ class Summary:
     @property
     def size(self) -> int:
         """How many numbers are trained."""
-        return sum(math.prod(x.shape) for n, x in self.arrays.items() if n not in self.model_state)
+        return sum(_size(x) for n, x in self.arrays.items() if n not in self.model_state)
 
     @property
     def nbytes(self) -> int:
         """The bytes of all arrays."""
-        return sum(math.prod(x.shape) * x.dtype.itemsize for x in self.arrays.values())
+        return nbytes(self.arrays)
 
     def __repr__(self) -> str:
         rows = [("name", "shape", "dtype", "size")]
         for name, x in self.arrays.items():
-            rows.append((name, str(list(x.shape)), str(x.dtype), f"{math.prod(x.shape):,}"))
+            rows.append((name, str(list(x.shape)), str(x.dtype), f"{_size(x):,}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
@@ -46,7 +46,7 @@ class Summary:
             )
             for row in rows
         ]
-        own = sum(math.prod(self.arrays[name].shape) for name in self.model_state)
+        own = sum(_size(self.arrays[name]) for name in self.model_state)
         total = f"{self.size:,} parameters" + (f", {own:,} of the model's own" if own else "")
         return "\n".join([*lines, f"{total}, {_in_words(self.nbytes)}"])
 
@@ -60,6 +60,7 @@ def summary(model: Model | PyTree) -> Summary:
 
     Raises:
       TypeError: neither, or a leaf that is no array.
+      ValueError: two arrays of one name, by a key with a dot.
 
     Example:
       >>> import fgd
@@ -83,15 +84,18 @@ def summary(model: Model | PyTree) -> Summary:
 
 def _named(tree: PyTree, prefix: str) -> dict[str, Any]:
     found = {}
-    for path, leaf in leaves("summary", "params", tree):
+    for name, leaf in named("summary", tree).items():
         if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
             raise TypeError(
-                f"summary: params{jax.tree_util.keystr(path)} is {describe(leaf)}, expected a "
-                "Model, or a pytree of arrays"
+                f"summary: {name or 'params'} is {describe(leaf)}, expected a Model, or a pytree "
+                "of arrays"
             )
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
         found[f"{prefix}{name}" or "params"] = leaf
     return found
+
+
+def _size(x: Any) -> int:
+    return math.prod(x.shape)
 
 
 def _in_words(nbytes: int) -> str:

@@ -113,6 +113,10 @@ def sweep(
         ) from error
 
 
+def _length(axis: PyTree) -> int:
+    return jax.tree.leaves(axis)[0].shape[0]
+
+
 def _require_same_sweep(
     program: Any, axes: PyTree, placed: PyTree, max_parallel: int | None, mesh: Mesh
 ) -> None:
@@ -122,7 +126,7 @@ def _require_same_sweep(
             "sweep",
             mesh,
             names=", ".join(axes),
-            lengths=", ".join(str(len(jax.tree.leaves(axis)[0])) for axis in axes.values()),
+            lengths=", ".join(str(_length(axis)) for axis in axes.values()),
             max_parallel=max_parallel,
             devices=dict(mesh.shape),
             program=program.fingerprint(placed),
@@ -134,6 +138,7 @@ def _compiled(
     run: Callable[[], Run], names: tuple[str, ...], max_parallel: int | None, mesh: Mesh | None
 ) -> Any:
     """`program(axes)`, compiled for each of their shapes."""
+    devices = mesh.shape[AXIS] if mesh else 1
 
     def product(axes: PyTree, names: tuple[str, ...], point: PyTree) -> PyTree:
         """All points of these axes side by side; what they share is computed once."""
@@ -143,7 +148,7 @@ def _compiled(
         return jax.vmap(lambda x: product(axes, tuple(rest), {**point, name: x}))(axes[name])
 
     def arranged(max_parallel: int | None, axes: PyTree) -> PyTree:
-        sizes = {name: jax.tree.leaves(axes[name])[0].shape[0] for name in names}
+        sizes = {name: _length(axes[name]) for name in names}
         inner = list(names)  # mapped side by side
         outer = []  # mapped one batch of points after the other, or spread over devices
         while inner and (mesh or math.prod(sizes[n] for n in inner) > (max_parallel or math.inf)):
@@ -151,7 +156,7 @@ def _compiled(
         if not outer:
             return product(axes, tuple(inner), {})
         lengths = [sizes[name] for name in outer]
-        total, devices = math.prod(lengths), mesh.shape[AXIS] if mesh else 1
+        total = math.prod(lengths)
         # Every device takes as many batches, of one size; the last points are repeated to fill up.
         per_device = -(-total // devices)
         together = math.prod(sizes[name] for name in inner)
@@ -191,14 +196,12 @@ def _compiled(
 
         return jax.tree.map(product_of, results)
 
-    devices = mesh.shape[AXIS] if mesh else 1
-
     def program(axes: PyTree) -> PyTree:
         as_told = jax.jit(partial(arranged, max_parallel), inline=True)
         with jax.disable_jit(False):
             jaxpr = as_told.trace(axes).jaxpr  # JAX keeps it for the call below
         by_itself = max_parallel is None and jax.default_backend() == "cpu"
-        runs = math.prod(jax.tree.leaves(axes[name])[0].shape[0] for name in names)
+        runs = math.prod(_length(axes[name]) for name in names)
         apart = by_itself and _jax.largest_product(jaxpr, runs // devices) > LARGE
         return arranged(1, axes) if apart or _jax.vmap_draws_otherwise(jaxpr) else as_told(axes)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fgd._checks import describe, name_of
-from fgd.losses._reduce import as_weights
+from fgd.losses._reduce import as_weights, weightless
 
 Score = Callable[[Any, Any], Any]  # (predictions, targets) -> scalar
 
@@ -35,9 +35,8 @@ def weights_of(caller: str, weights: Any, targets: Any, *, some: bool) -> jax.Ar
     shapes = [jnp.shape(x) for x in jax.tree.leaves(targets)]
     if not shapes:
         raise TypeError(f"{caller}: there are weights, but targets are {describe(targets)}")
-    for shape in shapes:
-        as_weights(caller, weights, shape, some=False)
-    return as_weights(caller, weights, shapes[0], some=some)
+    known, *_ = [as_weights(caller, weights, shape, some=some) for shape in shapes]
+    return known
 
 
 def without_weightless(targets: Any, weights: jax.Array) -> Any:
@@ -45,7 +44,6 @@ def without_weightless(targets: Any, weights: jax.Array) -> Any:
 
     def cleared(x: Any) -> jax.Array:
         x = jnp.asarray(x)
-        nothing = (weights == 0).reshape(weights.shape + (1,) * (x.ndim - weights.ndim))
-        return jnp.where(nothing, jnp.zeros_like(x), x)
+        return jnp.where(weightless(weights, x.shape), jnp.zeros_like(x), x)
 
     return jax.tree.map(cleared, targets)

@@ -9,10 +9,10 @@ import numpy as np
 
 from fgd._checks import PyTree
 from fgd._keys import has_keys
-from fgd._run.data import Mapped, Stream
+from fgd._run.data import Mapped, Stream, arrays_of
 from fgd._run.plan import Run
 from fgd._run.step import Step
-from fgd._trees import named
+from fgd._trees import named, nbytes
 from fgd.checkpoint import _arrays
 
 Identity = dict[str, Any]  # what JSON can hold
@@ -67,7 +67,7 @@ def batch_like(run: Run) -> PyTree:
         dtype = x.dtype if has_keys(x) else jax.dtypes.canonicalize_dtype(x.dtype)
         return jax.ShapeDtypeStruct((rows.get("rows", x.shape[0]), *x.shape[1:]), dtype)
 
-    return jax.tree.map(shape, run.data.arrays if isinstance(run.data, Mapped) else run.data)
+    return jax.tree.map(shape, arrays_of(run.data))
 
 
 def program(step: Step, state: PyTree, batch: PyTree) -> str:
@@ -86,8 +86,8 @@ WHOLE = 2**28  # bytes of data in files of which all are read to know them
 
 def _content(data: PyTree | Mapped) -> str:
     """The digest of all rows; of more than `WHOLE` bytes in files, of a thousand rows."""
-    digest, arrays = sha256(), data.arrays if isinstance(data, Mapped) else data
-    sampled = isinstance(data, Mapped) and sum(x.nbytes for x in jax.tree.leaves(arrays)) > WHOLE
+    digest, arrays = sha256(), arrays_of(data)
+    sampled = isinstance(data, Mapped) and nbytes(arrays) > WHOLE
     for name, leaf in named("train", arrays).items():
         values = np.asarray(jax.random.key_data(leaf) if has_keys(leaf) else leaf)
         digest.update(f"{name} {values.dtype} {values.shape}\n".encode())

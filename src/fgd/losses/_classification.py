@@ -51,14 +51,7 @@ def cross_entropy(
       Architecture for Computer Vision", CVPR 2016, section 7.
     """
     logits, labels = _checked("cross_entropy", logits, labels, weights)
-    _checks.require_finite("cross_entropy", label_smoothing=label_smoothing)
-    if jnp.shape(label_smoothing) != ():
-        raise ValueError(
-            "cross_entropy: label_smoothing must be a scalar, got shape "
-            f"{jnp.shape(label_smoothing)}"
-        )
-    if _checks.is_concrete(label_smoothing) and not 0 <= label_smoothing <= 1:
-        raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
+    _checks.require_fraction("cross_entropy", label_smoothing=label_smoothing)
     logits, labels = floating(logits), _wide(labels)
     # One-hot rather than a gather: its derivative is a subtraction, not a scatter.
     chosen = labels[..., None] == _numbers(logits, labels)

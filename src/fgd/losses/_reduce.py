@@ -24,8 +24,7 @@ def reduce(caller: str, values: jax.Array, weights: Any, reduction: str) -> jax.
     total = values.size
     if weights is not None:
         weights = as_weights(caller, weights, values.shape, some=reduction == "mean")
-        weights = weights.astype(values.dtype)
-        weights = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
+        weights = _with_axes(weights.astype(values.dtype), values.ndim)
         total = jnp.sum(jnp.broadcast_to(weights, values.shape))
         values = values * weights
     if reduction == "sum":
@@ -67,11 +66,16 @@ def floating(x: Any) -> jax.Array:
 
 
 def weightless(weights: Any, shape: tuple[Any, ...]) -> Any:
-    """Where the weights of what has this shape are 0, [*shape]; False if there are none."""
+    """Where the weights of what has this shape are 0; False if there are none."""
     if weights is None or np.shape(weights) != shape[: np.ndim(weights)]:
         return False
     array = weights if isinstance(weights, jax.Array) else np.asarray(weights)
-    return (array == 0).reshape(array.shape + (1,) * (len(shape) - array.ndim))
+    return _with_axes(array == 0, len(shape))
+
+
+def _with_axes(weights: Any, axes: int) -> Any:
+    """With as many axes as the values have."""
+    return weights.reshape(weights.shape + (1,) * (axes - weights.ndim))
 
 
 def _require_some(caller: str, shape: tuple[Any, ...]) -> None:

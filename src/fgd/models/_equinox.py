@@ -56,12 +56,11 @@ def from_equinox(factory: Callable[[jax.Array], Any]) -> Model:
         )
     if not callable(example):
         raise TypeError(f"from_equinox: a {type(example).__name__} has no __call__ to be applied")
-    stateful = [
-        x
-        for x in jax.tree.leaves(example, is_leaf=lambda x: isinstance(x, equinox.nn.StateIndex))
-        if isinstance(x, equinox.nn.StateIndex)
-    ]
-    if stateful:
+
+    def is_index(x: Any) -> bool:
+        return isinstance(x, equinox.nn.StateIndex)
+
+    if any(map(is_index, jax.tree.leaves(example, is_leaf=is_index))):
         raise TypeError(
             "from_equinox: the module has state of its own, as BatchNorm has; take LayerNorm or "
             "GroupNorm, or write an fgd.models.Model with model_state"

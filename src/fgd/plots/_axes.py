@@ -33,6 +33,12 @@ def log_scale(ax: "Axes") -> None:
     ax.yaxis.set_minor_formatter(at_some)
 
 
+def grid(ax: "Axes") -> None:
+    """Faint lines behind curves, and no box around them."""
+    ax.grid(visible=True, which="both", alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
 def numbers(caller: str, name: str, x: Any, *shape: str) -> np.ndarray:
     """`x` as an array of at least one row, with axes of these names; "…" is any more of them."""
     require_reals(caller, **{name: x})

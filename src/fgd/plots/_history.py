@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fgd._checks import count, describe, require_flag
-from fgd.plots._axes import axes, log_scale, numbers
+from fgd.plots._axes import axes, grid, log_scale, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,38 +58,38 @@ def history(
     if evaluations and "step" not in evaluations:
         raise ValueError('history: "evaluate" has no "step", the steps of its entries')
     steps = numbers("history", "step", evaluations["step"], "evaluations") if evaluations else None
-    ax = axes("history", ax)
-    drawn = []
-    if metric in history:
-        values = numbers("history", metric, history[metric], "records")
-        # A run that goes on from another ends where it was evaluated last.
-        end = len(values) * every if steps is None else int(steps[-1])
-        at = end - every * np.arange(len(values))[::-1]
-        ax.plot(at, values, linewidth=1, alpha=0.7, label="training")
-        drawn.append(values)
+    trained = numbers("history", metric, history[metric], "records") if metric in history else None
+    evaluated = None
     if metric in evaluations and steps is not None:
-        values = numbers("history", metric, evaluations[metric], "evaluations")
-        if len(values) != len(steps):
+        evaluated = numbers("history", metric, evaluations[metric], "evaluations")
+        if len(evaluated) != len(steps):
             raise ValueError(
-                f'history: "evaluate" has {len(values)} values of {metric!r} at {len(steps)} steps'
+                f'history: "evaluate" has {len(evaluated)} values of {metric!r} at {len(steps)} '
+                "steps"
             )
-        ax.plot(steps, values, "o-", color="C1", markersize=3, label="evaluation")
-        drawn.append(values)
-        if not np.isnan(values).all():
-            best = int(np.nanargmax(values) if maximize else np.nanargmin(values))
+    ax = axes("history", ax)
+    if trained is not None:
+        # A run that goes on from another ends where it was evaluated last.
+        end = len(trained) * every if steps is None else int(steps[-1])
+        at = end - every * np.arange(len(trained))[::-1]
+        ax.plot(at, trained, linewidth=1, alpha=0.7, label="training")
+    if evaluated is not None and steps is not None:
+        ax.plot(steps, evaluated, "o-", color="C1", markersize=3, label="evaluation")
+        if not np.isnan(evaluated).all():
+            best = int(np.nanargmax(evaluated) if maximize else np.nanargmin(evaluated))
             ax.plot(
-                *(steps[best], values[best]),
-                *("o",),
+                steps[best],
+                evaluated[best],
+                "o",
                 color="C3",
                 fillstyle="none",
                 markersize=10,
-                label=f"best: {values[best]:.4g} at step {steps[best]}",
+                label=f"best: {evaluated[best]:.4g} at step {steps[best]}",
             )
-    together = np.concatenate(drawn)
+    together = np.concatenate([x for x in (trained, evaluated) if x is not None])
     if metric == "loss" and (together[np.isfinite(together)] > 0).all():
         log_scale(ax)
     ax.set(xlabel="step", ylabel=metric)
-    ax.grid(visible=True, which="both", alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
+    grid(ax)
     ax.legend()
     return ax

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from fgd._checks import count
-from fgd.plots._axes import axes, log_scale, numbers
+from fgd.plots._axes import axes, grid, log_scale, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +39,7 @@ def loss_curve(
     ax.plot(np.arange(1, len(values) + 1) * every, values, linewidth=1, label=label)
     log_scale(ax)
     ax.set(xlabel="step", ylabel="loss")
-    ax.grid(visible=True, which="both", alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
+    grid(ax)
     if label is not None:
         ax.legend()
     return ax
