@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgd._checks import PyTree, require_fraction, require_optimizer
+from fgd._checks import PyTree, require_fraction, require_optimizer, single
+from fgd._run.per_example import PerExample
 from fgd._run.state import TrainState, require_state
 from fgd.optimizers._descent import average
 
 
 class EmaState(NamedTuple):
-    """Of an optimizer that `ema` wraps: its own state, and the average of the parameters."""
+    """Of an optimizer that `ema` wraps: its own state, and the average, in float32 at least."""
 
     inner: PyTree
     average: PyTree
@@ -28,8 +29,8 @@ def ema(
     is what it was; `fgd.averaged(state)` is the state with the average in place of the parameters.
 
     Args:
-      optimizer: an optax transformation, fgd's own included; its whole chain, so that θ are the
-        parameters after the step.
+      optimizer: an optax transformation, fgd's own included, or `fgd.per_example` of one; its whole
+        chain, so that θ are the parameters after the step.
       decay: in [0, 1]; the average is of about 1 / (1 − decay) steps.
 
     Raises:
@@ -52,14 +53,18 @@ def ema(
     extended = optax.with_extra_args_support(optimizer)
 
     def init(params: PyTree) -> EmaState:
-        return EmaState(extended.init(params), jax.tree.map(jnp.asarray, params))
+        wide = jax.tree.map(lambda x: single(jnp.asarray(x)), params)  # 1 − decay is small
+        return EmaState(extended.init(params), wide)
 
     def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
         updates, inner = extended.update(updates, state.inner, params, **extra)
-        after = optax.apply_updates(params, updates)
+        after = _like(optax.apply_updates(params, updates), state.average)
         return updates, EmaState(inner, average(decay, state.average, after))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    kind = (
+        PerExample if isinstance(optimizer, PerExample) else optax.GradientTransformationExtraArgs
+    )
+    return kind(init, update)
 
 
 def averaged(state: TrainState) -> TrainState:
@@ -87,4 +92,8 @@ def averaged(state: TrainState) -> TrainState:
             "averaged: the optimizer of this state keeps no average; make the step with "
             "fgd.ema(optimizer, decay) around the whole of it"
         )
-    return dataclasses.replace(state, params=state.opt_state.average)
+    return dataclasses.replace(state, params=_like(state.opt_state.average, state.params))
+
+
+def _like(tree: PyTree, types: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), tree, types)
