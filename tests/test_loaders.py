@@ -185,6 +185,35 @@ def test_a_place_that_json_does_not_know(tmp_path):
         )
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(
+    "loader", [stateful_loader, hugging_face, grain_epoch], ids=lambda x: x.__name__
+)
+@pytest.mark.filterwarnings("ignore:.*set_vital")
+def test_resumed_at_the_end_of_an_epoch(loader, shuffle, tmp_path):
+    """Where the epoch that is under way has no batch left."""
+    checkpoints = fgd.Checkpoints(tmp_path, every=6)
+    fgd.train(STEP, START, loader(0, shuffle), num_steps=6, checkpoints=checkpoints)
+    _, history = fgd.train(STEP, START, loader(0, shuffle), num_steps=12, checkpoints=checkpoints)
+    totals = np.asarray(history["sum"]).reshape(2, 6).sum(axis=1)
+    np.testing.assert_array_equal(totals, [X.sum()] * 2)
+
+
+def test_a_loader_is_begun_once_an_epoch():
+    """To begin is not free: torch's starts its workers."""
+
+    class Loader:
+        begun = 0
+
+        def __iter__(self):
+            self.begun += 1
+            return ({"x": row} for row in X.reshape(6, 4, 1))
+
+    loader = Loader()
+    fgd.train(STEP, START, loader, num_steps=12)
+    assert loader.begun == 2
+
+
 def test_an_empty_loader_is_no_endless_one():
     class Empty:
         def __iter__(self):

@@ -81,6 +81,9 @@ def same_run(i):
 def new_run(i):
     fgd.sweep(lambda rate: swept(rate), rate=[0.1, 0.2])
 
+def derivative(i):
+    jax.jit(jax.grad(lambda rate: swept(rate)[-1]))(0.1)
+
 def keys_of_another_kind(i):
     fgd.sweep(lambda seed: jax.random.normal(jax.random.key(seed, impl="rbg")), seed=[0, 1])
 
@@ -155,6 +158,7 @@ TIMES = {
     "evaluate": 500,
     "same_run": 500,
     "new_run": 500,
+    "derivative": 500,
     "keys_of_another_kind": 500,
     "errors": 500,
     "errors_in_loops": 100,

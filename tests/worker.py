@@ -87,6 +87,17 @@ def everything(mesh, folder, task="everything"):
     )
     if jax.process_count() > 1:
         refusals(mesh, given)
+        fgd.train(  # to each of them another evaluation is the best, and all save it together
+            step,
+            start,
+            data,
+            num_steps=6,
+            mesh=mesh,
+            evaluate=lambda state: {"a": float(state.step) * (1 - 2 * jax.process_index())},
+            evaluate_every=2,
+            checkpoints=fgd.Checkpoints(f"{folder}/best", every=100, best="a"),
+            **given.run,
+        )
         alone = jax.make_mesh((1,), ("data",), devices=jax.local_devices()[:1])
         if jax.process_index() == 0:  # a run of its own, that no other process joins
             fgd.train(step, start, data, num_steps=5, mesh=alone, **given.run)
@@ -122,6 +133,21 @@ def refusals(mesh, given):
     fit("plan: process 1 has record_every=2, process 0 record_every=1", record_every=1 + me)
     fit("plan: process 1 has evaluate_every=2, ", call=fgd.train, evaluate_every=1 + me,
         stop_when=lambda state, metrics: False)  # fmt: skip
+    for name, unlike in (
+        ("every=6, process 0 checkpoints.every=5", {"every": 5 + me}),
+        ("keep=2, process 0 checkpoints.keep=1", {"keep": 1 + me}),
+        ("best=b, process 0 checkpoints.best=a", {"best": "ab"[me]}),
+        ("maximize=True, process 0 checkpoints.max", {"best": "a", "maximize": bool(me)}),
+    ):
+        fit(f"plan: process 1 has checkpoints.{name}", call=fgd.train, evaluate=lambda state: {},
+            checkpoints=fgd.Checkpoints("unlike", **unlike))  # fmt: skip
+    fit("plan: process 1 has stop_when.evaluations=2, ", call=fgd.train, evaluate=lambda state: {},
+        stop_when=fgd.Patience("a", 1 + me))  # fmt: skip
+    loss_fn = fgd.supervised(lambda w, x: x * w, fgd.losses.mse)
+    rows = np.ones(64), np.ones(64)
+    supervised = fgd.train_step(loss_fn, fgd.sgd(0.1))
+    fit("evaluation: its rows differ", supervised, supervised.init(1.0), rows, call=fgd.train,
+        evaluate=(rows[0] + me, rows[1]))  # fmt: skip
     fit("data: its values differ", data=(data[0] + me, data[1]))
     fit("state: its values differ", state=step.init(params))
     with jax.threefry_partitionable(me == 0):

@@ -54,53 +54,52 @@ def as_data(caller: str, data: Any) -> PyTree | Stream:
 
 def _as_stream(data: Any) -> Stream:
     """An iterator as it stands; a loader from its beginning, again and again."""
-    if hasattr(data, "load_state_dict"):  # torchdata's, and datasets': asked before they begin
+    if hasattr(data, "load_state_dict"):  # torchdata's, and datasets': moved before they begin
         if not hasattr(data, "with_format"):
-            return Stream(_epochs(data), data)
+            return Stream(_Loader(data), data)
         begin = data.state_dict()  # to which datasets' must be taken back, or resume once more
-        return Stream(_epochs(data, lambda: data.load_state_dict(begin)), data)
+        return Stream(_Loader(data, again=lambda: data.load_state_dict(begin)), data)
     batches = iter(data)
     if batches is data:
         return Stream(batches, batches)
-    if hasattr(batches, "get_state"):  # Grain's
-        loader = _Loader(data, batches)
-        return Stream(loader, loader)
-    return Stream(_epochs(data))
+    loader = _Loader(data, batches)
+    return Stream(loader, loader if hasattr(batches, "get_state") else None)  # as Grain's have
 
 
 class _Loader:
-    """Epoch after epoch of a loader whose iterators know where they stand."""
+    """Epoch after epoch of a loader.
 
-    def __init__(self, loader: Any, batches: Any) -> None:
-        self._loader, self._batches = loader, batches
+    Attributes:
+      loader: what is iterated over.
+      batches: of the epoch that is under way; None: it has not begun.
+      again: called between two epochs.
+    """
+
+    def __init__(
+        self, loader: Any, batches: Any = None, again: Callable[[], None] = lambda: None
+    ) -> None:
+        self.loader, self.again = loader, again
+        self.batches: Any = batches
 
     def __iter__(self) -> "_Loader":
         return self
 
     def __next__(self) -> PyTree:
-        try:
-            return next(self._batches)
-        except StopIteration:
-            self._batches = iter(self._loader)
-        return next(self._batches)  # an empty one ends
+        for _ in range(2):  # one may stand at the end of an epoch; two that are empty are the end
+            if self.batches is None:
+                self.batches = iter(self.loader)
+            try:
+                return next(self.batches)
+            except StopIteration:
+                self.batches = None
+                self.again()
+        raise StopIteration
 
     def get_state(self) -> Any:
-        return self._batches.get_state()
+        return self.batches.get_state()
 
     def set_state(self, place: Any) -> None:
-        self._batches.set_state(place)
-
-
-def _epochs(loader: Any, again: Callable[[], None] = lambda: None) -> Iterator[PyTree]:
-    """Epoch after epoch, with a call of `again` between two."""
-    while True:
-        taken = 0
-        for batch in loader:
-            taken += 1
-            yield batch
-        if not taken:  # empty, or an iterator after all
-            return
-        again()
+        self.batches.set_state(place)
 
 
 def arrays_of(data: PyTree | Mapped) -> PyTree:

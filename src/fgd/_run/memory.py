@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 
 from fgd._run.loop import Body
 from fgd._trees import nbytes
@@ -114,12 +115,16 @@ def _near(length: int, block: float) -> int:
 
 def _left(body: Body, state: Any) -> int:
     """Bytes that a step leaves for its derivative by everything, what it closes over included."""
-    step, closed_over = jax.closure_convert(lambda state: body(state, None), state)
+    step = jax.make_jaxpr(lambda state: body(state, None))(state)
+    flat = jax.tree.leaves(state)
 
-    def pullback(closed_over: Any, state: Any) -> Any:
-        return jax.vjp(lambda xs, state: step(state, *xs), closed_over, state)[1]
+    def left(closed_over: Any, flat: Any) -> Any:  # leaves: of a pullback itself JAX keeps notes
+        def outputs(closed_over: Any, flat: Any) -> Any:
+            return jax.core.eval_jaxpr(step.jaxpr, closed_over, *flat)
 
-    jaxpr = jax.make_jaxpr(pullback)(closed_over, state).jaxpr
-    shared = {*jaxpr.constvars, *jaxpr.invars[: len(closed_over)]}  # by all steps
+        return jax.tree.leaves(jax.vjp(outputs, closed_over, flat)[1])
+
+    jaxpr = jax.make_jaxpr(left)(step.consts, flat).jaxpr
+    shared = {*jaxpr.constvars, *jaxpr.invars[: len(step.consts)]}  # by all steps
     kept = {x for x in jaxpr.outvars if not hasattr(x, "val")} - shared
     return sum(nbytes(x.aval) for x in kept)

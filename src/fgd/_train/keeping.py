@@ -4,6 +4,8 @@ import dataclasses
 import warnings
 from typing import Any
 
+from jax.sharding import Mesh
+
 from fgd._checks import describe
 from fgd._run.plan import Run
 from fgd._run.state import TrainState
@@ -13,6 +15,30 @@ from fgd._train.patience import Patience
 from fgd.checkpoint._checkpoints import Checkpoints
 from fgd.checkpoint._folder import About, Folder
 from fgd.checkpoint._json import decoded, encoded
+from fgd.parallel._agreement import digest
+from fgd.parallel._placement import is_multi_process
+
+
+def facts(mesh: Any, *, evaluate: Any, **looks: Any) -> dict[str, Any]:
+    """What `train` does between calls, in which processes must be alike: values, and a digest.
+
+    Args:
+      mesh: of the run, or None.
+      evaluate, looks: the arguments of `train`.
+    """
+    known = {"evaluate": evaluate is not None, **looks}
+    is_rows = evaluate is not None and not callable(evaluate)
+    if is_rows and isinstance(mesh, Mesh) and is_multi_process(mesh):
+        known["evaluation"] = digest(evaluate)
+    for name, kind, parts in (
+        ("checkpoints", Checkpoints, ("every", "keep", "best", "maximize", "strict")),
+        ("stop_when", Patience, ("metric", "evaluations", "maximize")),
+    ):
+        given = looks[name]
+        known[name] = given is not None
+        if isinstance(given, kind):
+            known |= {f"{name}.{part}": getattr(given, part) for part in parts}
+    return known
 
 
 def fitting(

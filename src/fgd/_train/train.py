@@ -19,7 +19,7 @@ from fgd._train.bar import Bar
 from fgd._train.divergence import DivergedError, fault
 from fgd._train.feed import in_order, of_arrays, of_stream
 from fgd._train.interrupts import Interrupts, end
-from fgd._train.keeping import fitting
+from fgd._train.keeping import facts, fitting
 from fgd._train.log import Writer, open_log
 from fgd._train.look import Evaluate, Look, StopWhen, look_of
 from fgd._train.record import Record
@@ -115,13 +115,14 @@ def train(
       >>> history["evaluate"]["step"].tolist(), history["evaluate"]["loss"].shape
       ([3, 6, 9], (3,))
     """
-    looks = {
-        "evaluate": evaluate is not None,
-        "evaluate_every": evaluate_every,
-        "stop_when": stop_when is not None,
-        "checkpoints": checkpoints is not None,
-        "on_divergence": on_divergence,
-    }
+    looks = facts(
+        mesh,
+        evaluate=evaluate,
+        evaluate_every=evaluate_every,
+        stop_when=stop_when,
+        checkpoints=checkpoints,
+        on_divergence=on_divergence,
+    )
     options = Options(batch_size, num_steps, num_epochs, shuffle, record_every, mesh, looks)
     with together("train", mesh):
         data = as_data("train", data)
@@ -196,15 +197,14 @@ def _drive(
         seconds = time.perf_counter() - start
         asked = interrupts.asked
         seen, stop = look(record) if look is not None and record.done == look_at else (None, False)
-        seconds, asked, term, stop = agree(
-            mesh, seconds, bool(asked), asked == signal.SIGTERM, stop
+        value, is_best = saver.value(seen) if saver is not None else (None, False)
+        seconds, asked, term, stop, is_best = agree(
+            mesh, seconds, bool(asked), asked == signal.SIGTERM, stop, is_best
         )
         pace.learn(records, seconds)
         is_end = stop or asked or record.done >= run.steps
-        if saver is not None:
-            value, is_best = saver.value(seen)
-            if is_end or is_best or record.done == save_at:
-                saver.save(record, value, stop)
+        if saver is not None and (is_end or is_best or record.done == save_at):
+            saver.save(record, value, stop)
         if is_end:
             return signal.SIGTERM if term else signal.SIGINT if asked else 0
 

@@ -28,6 +28,7 @@ _WORDS = {
     "state": "the state: its values differ; give every process the same",
     "data": "the data: its values differ; give every process all rows, or train on a stream of "
     "each one's own share",
+    "evaluation": "the evaluation: its rows differ; give every process the same",
     "axes": "the axes: their values differ",
 }
 
