@@ -38,6 +38,7 @@ state, step, model
     widgets = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
     texts = [str(widget["state"].get("value")) for widget in widgets.values()]
     assert any("loss=" in text and "evaluate/loss=" in text for text in texts)
+    assert "row wrap" in [widget["state"].get("flex_flow") for widget in widgets.values()]
     assert 500.0 in [widget["state"].get("value") for widget in widgets.values()]
     (said,) = [text for text in shown(ran) if "TrainState" in text]
     assert len(said.splitlines()) < 9

@@ -23,6 +23,8 @@ class Bar:
                     total=total, initial=done, unit="step", unit_scale=True, file=sys.stderr
                 )
                 self._tqdm.set_description("compiling …")
+                if widget := getattr(self._tqdm, "container", None):
+                    widget.layout.flex_flow = "row wrap"  # long text goes below the bar
 
     def __enter__(self) -> "Bar":
         return self
