@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -37,9 +39,12 @@ JOBS = {
     "r3e": Job("R3e: two-layer net, SGD, 500 steps", (500, 20), TWO_LAYER_FLOPS),
     "r3f": Job("R3f: two-layer net, Adam, 500 steps", (500, 20), TWO_LAYER_FLOPS),
     "r5e": Job("R5e: MNIST 784–200–10, one epoch", (600, 20), MLP_FLOPS),
+    "around": Job("R5e, 10 epochs of 500 steps, each validated on 10,000 rows", (5000, 40)),
+    "mapped": Job("R5e from a memory-mapped file, one epoch", (600, 20), MLP_FLOPS),
     "cnn": Job("CNN on MNIST, batch 128, a tenth of an epoch", (46, 2), CNN_FLOPS),
     "sweep_r2b": Job("1,024 runs of R2b", (1024, 4)),
     "sweep_mlp": Job("16 runs of R5e, 100 steps each", (1600, 32), MLP_FLOPS),
+    "sweep_border": Job("8,192 tanh networks 16–16–1, 500 steps each", (8192, 16)),
     "rows_1e3": Job("4,000 steps on a thousand rows", (4000, 50)),
     "rows_1e5": Job("4,000 steps on a hundred thousand rows", (4000, 50)),
     "rows_1e7": Job("4,000 steps on ten million rows", (4000, 50)),
@@ -92,6 +97,33 @@ def mnist() -> tuple[np.ndarray, np.ndarray]:
     images, labels = (np.asarray(x) for x in fgd.data.mnist().train)
     rows = np.arange(60_000) % len(images)
     return images[rows], labels[rows]
+
+
+FOLDER = TemporaryDirectory()  # until the process ends
+
+
+@cache
+def mapped() -> tuple[np.ndarray, np.ndarray]:
+    """The same, memory-mapped: what is read comes from the file."""
+    path = Path(FOLDER.name, "images.npy")
+    images, labels = mnist()
+    np.save(path, images)
+    return np.load(path, mmap_mode="r"), labels
+
+
+@cache
+def border() -> tuple[np.ndarray, ...]:
+    """16 points: inputs [16, 16], targets [16, 1], weights [16, 16] and [16, 1]."""
+    draw = np.random.default_rng(0)
+    shapes = (16, 16), (16, 1), (16, 16), (16, 1)
+    return tuple(draw.normal(size=shape).astype(np.float32) for shape in shapes)
+
+
+def rates(runs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of the first layer and of the last, for every run of `border`."""
+    exponents = np.random.default_rng(0).uniform((0.5, 1.0), (4.0, 2.7), (runs, 2))
+    first, last = (10**exponents).astype(np.float32).T
+    return first, last
 
 
 @cache

@@ -15,6 +15,8 @@ PEERS = {
     "hand-written scan": "raw_jax",
     "PyTorch eager": "pytorch",
     "PyTorch compiled": "pytorch_compiled",
+    "torch.func.vmap": "pytorch_vmap",
+    "PyTorch, processes": "pytorch_processes",
     "Keras 3 on JAX": "keras_jax",
     "Equinox": "eqx",
     "Flax nnx": "nnx",

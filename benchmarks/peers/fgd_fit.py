@@ -78,6 +78,34 @@ def r5e(steps, through=lambda apply: apply, **options):
     return last_loss(step, params, data, batch_size=100, num_steps=steps, **options)
 
 
+def validated(steps):
+    """A step with accuracy, a start, rows to train on and to validate on, steps of an epoch."""
+    loss_fn = fgd.supervised(
+        MLP,
+        fgd.losses.cross_entropy,
+        preprocess=fgd.data.normalize,
+        metrics={"accuracy": fgd.losses.accuracy},
+    )
+    step = fgd.train_step(loss_fn, fgd.sgd(1e-2))
+    data = problems.mnist()
+    train, valid = jax.device_put([[x[:50_000] for x in data], [x[50_000:] for x in data]])
+    return step, step.init(pairs(problems.mlp())), tuple(train), tuple(valid), steps // 10
+
+
+def around(steps):
+    """Epoch after epoch by `fit` and `evaluate`, without anything around them."""
+    step, start, train, valid, epoch = validated(steps)
+
+    def run():
+        state = start
+        for _ in range(10):
+            state, history = fgd.fit(step, state, train, batch_size=100, num_steps=epoch)
+            jax.device_get(fgd.evaluate(step.loss_fn, state, valid))
+        return np.asarray(history["loss"])[-1].item()
+
+    return run
+
+
 def cnn(steps, through=lambda apply: apply):
     model = fgd.models.cnn((28, 28, 1), [32, 64], [256, 10], padding="VALID")
     step = digits_step(through(model.apply), optax.adam(1e-3))
@@ -109,6 +137,26 @@ def sweep_mlp(steps):
     return lambda: np.asarray(fgd.sweep(run, rate=rates))[0].item()
 
 
+def sweep_border(runs):
+    x, y, *start = problems.border()
+    data, start = jax.device_put(((x, y), start))
+
+    def loss_fn(params, batch):
+        x, y = batch
+        first, last = params
+        return fgd.losses.mse(jnp.tanh(x @ first / 4) @ last / 16, y)
+
+    def run(rates):
+        def update(grads, state, params=None):
+            return [-rate * g for rate, g in zip(rates, grads, strict=True)], state
+
+        step = fgd.train_step(loss_fn, optax.GradientTransformation(lambda _: (), update))
+        return fgd.fit(step, step.init(start), data, num_steps=500)[1]["loss"][-1]
+
+    rates = problems.rates(runs)
+    return lambda: np.asarray(fgd.sweep(run, rates=rates, max_parallel=512))[0].item()
+
+
 def rows(name, steps):
     data = jax.device_put(problems.rows(name))
     step = fgd.train_step(sum_loss(fgd.models.linear(8, 1).apply), fgd.sgd(1e-5))
@@ -134,9 +182,11 @@ JOBS = {
     "r3e": partial(two_layer, optimizer=fgd.sgd(1e-4)),
     "r3f": partial(two_layer, optimizer=fgd.adam(1e-4)),
     "r5e": r5e,
+    "around": around,
     "cnn": cnn,
     "sweep_r2b": sweep_r2b,
     "sweep_mlp": sweep_mlp,
+    "sweep_border": sweep_border,
     "cold": lambda steps: process.program(FIRST_STEP),
     "mnist_99": lambda steps: process.mnist_99(
         process.EXAMPLES / "mnist_99.py", ("--source", "files")

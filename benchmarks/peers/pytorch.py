@@ -1,6 +1,7 @@
 """PyTorch: an eager loop, tensors in memory, as its tutorials write it."""
 
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -127,6 +128,30 @@ def r5e(steps, **options):
     return loop(lambda: net(problems.mlp()), cross_entropy, batches, sgd, **options)
 
 
+class Mapped(torch.utils.data.Dataset):
+    """Images and labels by index, from a memory-mapped file."""
+
+    def __init__(self):
+        self.images, self.labels = problems.mapped()
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        return torch.from_numpy(self.images[i].copy()), int(self.labels[i])
+
+
+def mapped(steps, **options):
+    loader = torch.utils.data.DataLoader(Mapped(), 100, shuffle=True, drop_last=True, **options)
+
+    def batches():
+        for images, labels in islice(loader, steps):
+            yield ((images.float() / 255 - 0.5) / 0.5).reshape(-1, 784), labels
+
+    sgd = partial(torch.optim.SGD, lr=1e-2)
+    return loop(lambda: net(problems.mlp()), cross_entropy, batches, sgd)
+
+
 def cnn(steps, **options):
     """Channels-last, the fastest documented layout."""
     images, labels = mnist()
@@ -188,6 +213,7 @@ JOBS = {
     "r3e": partial(two_layer, optimizer=SGD),
     "r3f": partial(two_layer, optimizer=ADAM),
     "r5e": r5e,
+    "mapped": mapped,
     "cnn": cnn,
     "sweep_r2b": sweep_r2b,
     "sweep_mlp": sweep_mlp,

@@ -165,13 +165,14 @@ def supervised(
       `loss_fn(params, (inputs, targets))`, for `train_step`; it also knows its values row by row,
       for `fgd.evaluate(loss_fn, state, data)`. A batch may have a third part, weights w of its
       rows, [rows], or of more of the targets' leading axes, such as a mask [rows, time]. Then the
-      loss and every metric are Σ w·l / Σ w over what they are of each alone (0, where all w are 0).
+      loss and every metric are Σ w·l / Σ w over what they are of each alone, and 0 for a batch of
+      a run whose w are all 0.
 
     Raises:
       TypeError: no model and no function; a `compute_dtype` that is no float; when called, a batch
         that is not two or three parts.
       ValueError: a metric named "loss", "step" or "evaluate"; weights of another shape than a
-        leading part of the targets', negative or all zero.
+        leading part of the targets', negative, or zero in all the data.
 
     Example:
       >>> import fgd

@@ -25,8 +25,8 @@ class DivergedError(FloatingPointError):
 
     def __init__(self, what: str, step: int) -> None:
         super().__init__(
-            f"train: {what} at step {step}; `state` and `history` of this error are the last that "
-            "were finite. Try a smaller learning rate, or "
+            f"train: {what} at step {step}; `state` and `history` of this error are what was "
+            "reached before it. Try a smaller learning rate, or "
             "optax.chain(optax.clip_by_global_norm(1.0), …); jax.debug_nans(True) says where the "
             'first NaN arises; on_divergence="continue" goes on'
         )

@@ -7,6 +7,7 @@ entries of history, and adds what it reached to the record, whatever stops it.
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -139,13 +140,17 @@ def in_order(data: Mapped, plan: Plan, state: TrainState) -> Iterator[PyTree]:
     order: Any = plan.order
     cpu = jax.local_devices(backend="cpu")[0]
     key = jax.device_put(state.key.addressable_data(0), cpu)
-    rows_of = jax.jit(jax.vmap(order.at, in_axes=(None, 0)))
     for start in itertools.count(int(state.step), _ROWS_AHEAD):
         with jax.default_device(cpu):
             steps = jnp.arange(_ROWS_AHEAD, dtype=jnp.int32) + start
-            several = np.asarray(rows_of(key, steps))
+            several = np.asarray(_rows(order, key, steps))
         for rows in several:
             yield jax.tree.map(lambda x, rows=rows: x[rows], data.arrays)
+
+
+@partial(jax.jit, static_argnums=0)
+def _rows(order: Any, key: jax.Array, steps: jax.Array) -> jax.Array:
+    return jax.vmap(order.at, in_axes=(None, 0))(key, steps)
 
 
 def _first_fault(before: TrainState, part: Part, plan: Plan, steps: int) -> int:
