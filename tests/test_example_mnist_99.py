@@ -16,7 +16,7 @@ def test_one_pass_over_mnist(tmp_path):
     mean, least = map(float, re.findall(r"(?:mean|least) ([\d.]+)", done.stdout))
     assert mean > 0.986
     assert 0.986 < least <= mean
-    for name in ("test accuracy", "compile time", "training and test", "from the start"):
+    for name in ("test accuracy", "data and compile", "training and test", "from the start"):
         assert re.search(rf"^{name} +[\d.]+", done.stdout, re.M), done.stdout
     assert_picture(tmp_path / "misread.png")
 

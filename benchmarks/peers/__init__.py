@@ -9,6 +9,7 @@ import os
 PEERS = {
     "fgd": "fgd_fit",
     "fgd train": "fgd_train",
+    "fgd, cached": "fgd_cached",
     "fgd, graphs of loops": "gpu_graphs",
     "fgd, no graphs": "gpu_no_graphs",
     "fgd, bfloat16": "gpu_bfloat16",

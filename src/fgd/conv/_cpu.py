@@ -12,6 +12,7 @@ from fgd.conv._geometry import Conv
 
 _CACHE = 2**17  # bytes of an operand that fit into the cache of a core beside what streams by
 _PATCHES = 2**28  # bytes that copies of patches may take
+_SHORT = 32  # values of a patch; an image of one channel has them in few, whatever the window
 
 
 def on_cpu(lhs: jax.Array, rhs: jax.Array, *, conv: Conv) -> jax.Array:
@@ -47,7 +48,8 @@ def _canonical(lhs: jax.Array, rhs: jax.Array, conv: Conv) -> jax.Array:
     is_whole = isinstance(lhs.shape[-1], int) and jax.sharding.get_abstract_mesh().empty
     if conv.roles == "xyw" and is_whole:
         number = math.prod(places)
-        if number <= 16 and number * lhs.size * lhs.dtype.itemsize <= _PATCHES:
+        is_short = number <= 16 or number * lhs.shape[0] <= _SHORT
+        if is_short and number * lhs.size * lhs.dtype.itemsize <= _PATCHES:
             return _patch_by_patch(lhs, rhs, conv)
         if 4 * number <= math.prod(window):
             return _in_parts(lhs, rhs, conv)
