@@ -43,7 +43,7 @@ def assert_refused(folder, script, arguments, message):
     assert end.value.code == 2
     *usage, last = [line for line in said.getvalue().splitlines() if not line.startswith("MNIST:")]
     assert last.startswith(f"{script}: error: ")
-    assert message in last
+    assert message in last, last
     assert usage[0].startswith("usage:")
 
 
