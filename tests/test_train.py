@@ -371,3 +371,21 @@ def test_batches_of_torch_tensors():
     torch = pytest.importorskip("torch")
     stream = (tuple(map(torch.tensor, batch)) for batch in batches())
     assert same(fgd.train(STEP, START, stream, num_steps=4), fit(4))
+
+
+def test_evaluation_is_compiled_beside_the_first_call(compiled):
+    """Once; and rows that don't fit are told before anything is compiled."""
+    model = fgd.models.linear(3, 1)
+    step = fgd.train_step(fgd.supervised(model, fgd.losses.mse), fgd.sgd(0.1))
+    start = step.init(model.init(0))
+    rows = jnp.ones((6, 3)), jnp.ones((6, 1))
+    unfit = jnp.ones((6, 2)), rows[1]
+    before = compiled()
+    with pytest.raises(ValueError, match="apply: x has shape"):
+        fgd.train(step, start, rows, num_steps=4, evaluate=unfit)
+    assert compiled() == before
+    state, history = fgd.train(step, start, rows, num_steps=4, evaluate=rows)
+    programs = compiled()
+    exact = fgd.evaluate(step.loss_fn, state, rows)
+    assert compiled() == programs  # what train compiled is what evaluate calls
+    np.testing.assert_array_equal(history["evaluate"]["loss"][-1], exact["loss"])

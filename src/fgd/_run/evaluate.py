@@ -59,6 +59,14 @@ def evaluate(
       >>> round(float(fgd.evaluate(loss_fn, 1.0, rows)["loss"]), 4)
       9.1667
     """
+    program, arguments = program_of(metric_fn, params, data, batch_size)
+    return program(*arguments)
+
+
+def program_of(
+    metric_fn: Callable[..., Any], params: Any, data: PyTree, batch_size: int = 1000
+) -> tuple[Any, tuple[Any, ...]]:
+    """The jitted function that `evaluate` calls, and its arguments, checked."""
     data = as_data("evaluate", data)
     if isinstance(data, Stream):
         raise TypeError("evaluate: data is an iterator, expected arrays whose leading axis is rows")
@@ -76,7 +84,7 @@ def evaluate(
         )
     program = keep(metric_fn, "evaluate", partial(_compiled, metric_fn, signature))
     params, model_state = on_device("evaluate", "params", (params, model_state))
-    return program(params, model_state, on_device("evaluate", "data", data), rows, batch_size)
+    return program, (params, model_state, on_device("evaluate", "data", data), rows, batch_size)
 
 
 def _signature(metric_fn: Any) -> Signature:

@@ -138,7 +138,7 @@ def train(
                 f'train: on_divergence must be "raise" or "continue", got {on_divergence!r}'
             )
         run = prepare("train", step, state, data, options)
-        look = look_of(step, evaluate, stop_when)
+        look = look_of(step, run.state, evaluate, stop_when)
         schedule = schedule_of(run, look is not None, evaluate_every)
         checkpoints = fitting(checkpoints, step, run, evaluate, stop_when)
         if is_multi_process(run.plan.mesh) and jax.process_index() > 0:  # 0 speaks for all
