@@ -80,14 +80,15 @@ def main(args):
         raise ValueError(f"--pixels must be a multiple of 8, got {args.pixels}")
     pixel = pixel_of(*problem(args.seed), args.num_steps)
 
-    # Eight rows of the picture at a time: one compiled program, in the memory of 512 networks.
+    # Eight rows of the picture at a time: one compiled program, in the memory of 128 networks,
+    # which a core's cache has room for.
     def picture(window, bar):
         (left, right), (bottom, top) = window
         first = jnp.linspace(left, right, args.pixels)
         rows = jnp.linspace(bottom, top, args.pixels).reshape(-1, 8)
         parts = []
         for last in rows:
-            part = fgd.sweep(pixel, last=last, first=first, max_parallel=512)
+            part = fgd.sweep(pixel, last=last, first=first, max_parallel=128)
             parts.append(np.asarray(part))
             bar.update(part.size)
         return np.concatenate(parts)

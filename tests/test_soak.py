@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-SHARE = {"": 10, "1": 4, "all": 1}[os.environ.get("FGD_LONG", "")]
+SHARE = {"": 10, "1": 8, "all": 1}[os.environ.get("FGD_LONG", "")]
 FLAT = 16e6  # bytes: malloc's own ups and downs; a kept program is over 100,000
 
 pytestmark = pytest.mark.slow
