@@ -148,6 +148,9 @@ def refusals(mesh, given):
     supervised = fgd.train_step(loss_fn, fgd.sgd(0.1))
     fit("evaluation: its rows differ", supervised, supervised.init(1.0), rows, call=fgd.train,
         evaluate=(rows[0] + me, rows[1]))  # fmt: skip
+    fit("plan: process 1 has evaluate=rows, process 0 evaluate=a function", supervised,
+        supervised.init(1.0), rows, call=fgd.train,
+        evaluate=rows if me else lambda state: {})  # fmt: skip
     fit("data: its values differ", data=(data[0] + me, data[1]))
     fit("state: its values differ", state=step.init(params))
     with jax.threefry_partitionable(me == 0):

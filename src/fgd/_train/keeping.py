@@ -26,9 +26,9 @@ def facts(mesh: Any, *, evaluate: Any, **looks: Any) -> dict[str, Any]:
       mesh: of the run, or None.
       evaluate, looks: the arguments of `train`.
     """
-    known = {"evaluate": evaluate is not None, **looks}
-    is_rows = evaluate is not None and not callable(evaluate)
-    if is_rows and isinstance(mesh, Mesh) and is_multi_process(mesh):
+    kind_of = None if evaluate is None else "a function" if callable(evaluate) else "rows"
+    known = {"evaluate": kind_of, **looks}
+    if kind_of == "rows" and isinstance(mesh, Mesh) and is_multi_process(mesh):
         known["evaluation"] = digest(evaluate)
     for name, kind, parts in (
         ("checkpoints", Checkpoints, ("every", "keep", "best", "maximize", "strict")),
