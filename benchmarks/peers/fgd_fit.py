@@ -67,26 +67,23 @@ def two_layer(steps, optimizer):
     return last_loss(step, pairs(params), jax.device_put((x, y)), num_steps=steps)
 
 
-def digits_step(apply, optimizer):
-    loss_fn = fgd.supervised(apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize)
+def digits_step(apply, optimizer, **options):
+    loss_fn = fgd.supervised(
+        apply, fgd.losses.cross_entropy, preprocess=fgd.data.normalize, **options
+    )
     return fgd.train_step(loss_fn, optimizer)
 
 
-def r5e(steps, through=lambda apply: apply, **options):
-    data, params = jax.device_put(problems.mnist()), pairs(problems.mlp())
+def r5e(steps, through=lambda apply: apply, data=None, **options):
+    data = jax.device_put(problems.mnist()) if data is None else data
+    params = pairs(problems.mlp())
     step = digits_step(through(MLP.apply), fgd.sgd(1e-2))
     return last_loss(step, params, data, batch_size=100, num_steps=steps, **options)
 
 
 def validated(steps):
     """A step with accuracy, a start, rows to train on and to validate on, steps of an epoch."""
-    loss_fn = fgd.supervised(
-        MLP,
-        fgd.losses.cross_entropy,
-        preprocess=fgd.data.normalize,
-        metrics={"accuracy": fgd.losses.accuracy},
-    )
-    step = fgd.train_step(loss_fn, fgd.sgd(1e-2))
+    step = digits_step(MLP.apply, fgd.sgd(1e-2), metrics={"accuracy": fgd.losses.accuracy})
     data = problems.mnist()
     train, valid = jax.device_put([[x[:50_000] for x in data], [x[50_000:] for x in data]])
     return step, step.init(pairs(problems.mlp())), tuple(train), tuple(valid), steps // 10

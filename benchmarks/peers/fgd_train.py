@@ -34,10 +34,7 @@ def around(steps):
 
 
 def mapped(steps):
-    step = fgd_fit.digits_step(fgd_fit.MLP.apply, fgd.sgd(1e-2))
-    start = fgd_fit.pairs(problems.mlp())
-    data, options = problems.mapped(), {"batch_size": 100, "num_steps": steps}
-    return fgd_fit.last_loss(step, start, data, fit=train, **options)
+    return fgd_fit.r5e(steps, data=problems.mapped(), fit=train)
 
 
 JOBS = {

@@ -22,12 +22,8 @@ def one(steps: int) -> float:
     return run_of(steps)()
 
 
-def pool():
-    return ProcessPoolExecutor(CORES, multiprocessing.get_context("forkserver"))
-
-
 def sweep_mlp(steps):
-    workers = pool()
+    workers = ProcessPoolExecutor(CORES, multiprocessing.get_context("forkserver"))
     return lambda: sum(workers.map(one, [steps // 16] * 16)) / 16
 
 
