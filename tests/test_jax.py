@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from jax.experimental import jet
+from jax.extend.core import Literal
 
 import fgd
 from fgd import _jax
@@ -178,6 +179,51 @@ def test_bilinear_primitive():
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4, err_msg=ADVICE)
 
 
+def test_bind():
+    """Equation by equation, of every kind, it is the function."""
+
+    def function(x):
+        y = jnp.linalg.norm(jax.nn.relu(jnp.sort(x)))  # custom_jvp, of several results, in jit
+        return jax.lax.cond(y > 0, jnp.sin, jnp.cos, y), optax.safe_norm(x, 1.0)
+
+    traced, x = jax.make_jaxpr(function)(jnp.arange(-3.0, 3.0)), jnp.arange(-3.0, 3.0)
+    values = dict(zip(traced.jaxpr.invars, [x], strict=True))
+    for equation in traced.jaxpr.eqns:
+        operands = [v.val if isinstance(v, Literal) else values[v] for v in equation.invars]
+        values |= zip(equation.outvars, _jax.bind(equation, operands), strict=True)
+    assert [values[v] for v in traced.jaxpr.outvars] == list(function(x)), ADVICE
+
+
+def test_closed():
+    traced = jax.make_jaxpr(jax.checkpoint(jax.jit(jnp.sin)))(1.0)
+    assert _jax.closed(traced) is traced
+    (checkpoint,) = traced.jaxpr.eqns
+    inner = _jax.closed(checkpoint.params["jaxpr"])
+    assert jax.core.eval_jaxpr(inner.jaxpr, inner.consts, 1.0) == [jnp.sin(1.0)], ADVICE
+
+
+@pytest.mark.parametrize("carry", [(), (1.0,), (1.0, {"a": 2.0})])
+def test_carried(carry):
+    def function(x, y, xs):
+        return jax.lax.scan(lambda c, z: (jax.tree.map(lambda a: a * x * y, c), z), carry, xs)
+
+    (scan,) = jax.make_jaxpr(function)(1.0, 2.0, jnp.ones(3)).jaxpr.eqns
+    assert len(_jax.carried(scan.params)) == len(carry), ADVICE
+    assert len(scan.invars) == _jax.carried(scan.params).stop + 1, ADVICE
+
+
+def test_contains():
+    @jax.custom_batching.custom_vmap
+    def double(x):
+        return 2 * x
+
+    double.def_vmap(lambda size, batched, x: (2 * x, True))
+    looped = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, x: double(x), x))
+    assert _jax.contains(jax.make_jaxpr(looped)(1.0).jaxpr, "sin", "custom_vmap_call"), ADVICE
+    mapped = jax.make_jaxpr(jax.vmap(looped))(jnp.ones(2)).jaxpr
+    assert not _jax.contains(mapped, "sin", "custom_vmap_call"), ADVICE
+
+
 def test_each_use_has_its_test():
     """By its name, here; and the versions it was tried on are those of CI."""
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
@@ -224,18 +270,3 @@ def test_was_forked():
     before, said, after = done.stdout.splitlines()
     assert (before, after) == ("0", "1"), ADVICE
     assert re.match("fit: this process was forked from one in which JAX was at work, and wo", said)
-
-
-def test_largest_product():
-    """2·m·n·k of each of a batch of products, however deep; nothing of those that share a side."""
-
-    def run(a, b, shared):
-        def step(x, _):
-            return jnp.tanh(x @ b @ a @ shared), None
-
-        return jax.lax.scan(jax.checkpoint(step), a, length=3)[0]
-
-    a, b, shared = jnp.ones([5, 2, 3]), jnp.ones([5, 3, 2]), jnp.ones([3, 3])
-    jaxpr = jax.jit(jax.vmap(run, in_axes=(0, 0, None))).trace(a, b, shared).jaxpr
-    assert _jax.largest_product(jaxpr, 5) == 2 * 2 * 2 * 3, ADVICE
-    assert _jax.largest_product(jaxpr, 6) == 0, ADVICE

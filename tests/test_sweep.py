@@ -392,25 +392,3 @@ def test_closed_over_numpy_arrays_may_change_afterwards():
         again = fgd.sweep(run, a=[1.0, 2.0])
         np.testing.assert_allclose(first, [90_001 * fill, 180_002 * fill])
         np.testing.assert_array_equal(first, again)
-
-
-def test_large_products_one_after_the_other(monkeypatch):
-    """On a CPU a batch of large products is slower than each by itself; results are the same."""
-    a = jax.random.normal(jax.random.key(0), (6, 6))
-
-    def run(scale):
-        return jnp.sum(jnp.tanh(scale * a) @ jnp.cos(scale * a))
-
-    scales = jnp.linspace(0.5, 2.0, 4)
-    at_once = fgd.sweep(run, scale=scales)
-    assert "scan" not in str(jax.make_jaxpr(lambda x: fgd.sweep(run, scale=x))(scales))
-    monkeypatch.setattr("fgd._run.sweep.LARGE", 2 * 6**3 - 1)
-
-    def again(scale):
-        return run(scale)
-
-    assert "scan" in str(jax.make_jaxpr(lambda x: fgd.sweep(again, scale=x))(scales))
-    np.testing.assert_allclose(fgd.sweep(again, scale=scales), at_once, rtol=1e-5)
-    assert "scan" not in str(
-        jax.make_jaxpr(lambda x: fgd.sweep(again, scale=x, max_parallel=4))(scales)
-    )

@@ -7,15 +7,15 @@ When JAX changes one of these, a test of `tests/test_jax.py` fails by its name.
 
 import enum
 import hashlib
-import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 
 TRIED = "0.10.1", "0.11.0", "0.12.0.1"
 
@@ -138,26 +138,6 @@ def vmap_draws_otherwise(jaxpr: Any) -> bool:
     return False
 
 
-def largest_product(jaxpr: Any, copies: int) -> int:
-    """Multiplications and additions of the largest matrix product of which there are `copies`.
-
-    That is what `vmap` makes of a product of two matrices that both vary: one of batches, which is
-    computed matrix by matrix. Counted is one of them.
-    """
-    largest = 0
-    for equation in _equations(jaxpr):
-        if equation.primitive.name != "dot_general":
-            continue
-        (contracted, _), (batch, _) = equation.params["dimension_numbers"]
-        shape = equation.invars[0].aval.shape
-        of_batch = math.prod(shape[i] for i in batch)
-        if of_batch >= copies:
-            terms = math.prod(shape[i] for i in contracted)
-            size = math.prod(equation.outvars[0].aval.shape)
-            largest = max(largest, 2 * size * terms // of_batch)
-    return largest
-
-
 def _equations(jaxpr: Any) -> Iterator[Any]:
     """All, of the functions called within it, too."""
     for equation in jaxpr.eqns:
@@ -166,6 +146,32 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
             for inner in value if isinstance(value, tuple | list) else [value]:
                 if hasattr(inner, "eqns"):
                     yield from _equations(inner)
+
+
+def contains(jaxpr: Any, *primitives: str) -> bool:
+    """Whether a traced function has an equation of one of these primitives, however deep."""
+    return any(equation.primitive.name in primitives for equation in _equations(jaxpr))
+
+
+def bind(equation: Any, operands: Sequence[Any]) -> Sequence[Any]:
+    """What an equation computes of these operands."""
+    params = equation.primitive.get_bind_params(equation.params)
+    results = equation.primitive.bind(*operands, **params)
+    return results if equation.primitive.multiple_results else [results]
+
+
+def closed(jaxpr: Any) -> Any:
+    """A jaxpr with its constants, of which an open one has none."""
+    return jaxpr if hasattr(jaxpr, "consts") else ClosedJaxpr(jaxpr, ())
+
+
+def carried(params: Any) -> range:
+    """Positions of what a `scan` carries, among its operands: constants, carried, scanned over."""
+    if "ft_in" in params:
+        constants, carry, _ = (len(part) for part in params["ft_in"].unpack())
+    else:
+        constants, carry = params["num_consts"], params["num_carry"]
+    return range(constants, constants + carry)
 
 
 def trace_settings() -> tuple[dict[str, Any], str]:

@@ -1,7 +1,7 @@
 """`sweep`: many runs as one compiled program."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from fgd import _jax
 from fgd._checks import PyTree, count, require_callable
 from fgd._run.axes import as_axis, check_signature, runs_alone
 from fgd._run.programs import keep, weak
+from fgd._run.side_by_side import laid_out
 from fgd.parallel._agreement import digest, require_alike
 from fgd.parallel._placement import (
     AXIS,
@@ -26,10 +27,6 @@ from fgd.parallel._placement import (
 from fgd.parallel._watch import together
 
 Run = Callable[..., PyTree]
-
-# Operations of a product, from which on a CPU is faster with one after the other than with a batch
-# of them: of 16 MNIST networks, batches of 16 × 784 × 50 (2²⁰) cost the same, 64 × 784 × 200 more.
-LARGE = 2**21
 
 
 def sweep(
@@ -53,8 +50,7 @@ def sweep(
     Args:
       run: `run(**point) -> pytree of arrays`, a pure function of one point; usually a training run
         that makes its own step, so that learning rates, seeds and initial parameters may vary.
-      max_parallel: runs computed side by side (on each device), which bounds memory; None: all, but
-        on CPU one after the other if each multiplies matrices so large that this is faster.
+      max_parallel: runs computed side by side (on each device), which bounds memory; None: all.
       mesh: devices to spread the runs over, along its axis "data"; None: where the data is.
       axes: by the name of an argument of `run`: values along one axis, an array or a list of
         numbers; or a pytree of arrays with one common leading axis, whose rows go together
@@ -140,21 +136,18 @@ def _compiled(
     """`program(axes)`, compiled for each of their shapes."""
     devices = mesh.shape[AXIS] if mesh else 1
 
-    def product(axes: PyTree, names: tuple[str, ...], point: PyTree) -> PyTree:
+    def product(one: Run, axes: PyTree, names: Sequence[str], point: PyTree) -> PyTree:
         """All points of these axes side by side; what they share is computed once."""
         if not names:
-            return run()(**point)
+            return one(**point)
         name, *rest = names
-        return jax.vmap(lambda x: product(axes, tuple(rest), {**point, name: x}))(axes[name])
+        return jax.vmap(lambda x: product(one, axes, rest, {**point, name: x}))(axes[name])
 
-    def arranged(max_parallel: int | None, axes: PyTree) -> PyTree:
+    def arranged(one: Run, max_parallel: int | None, axes: PyTree) -> PyTree:
         sizes = {name: _length(axes[name]) for name in names}
-        inner = list(names)  # mapped side by side
-        outer = []  # mapped one batch of points after the other, or spread over devices
-        while inner and (mesh or math.prod(sizes[n] for n in inner) > (max_parallel or math.inf)):
-            outer.append(inner.pop(0))
+        outer, inner = split(sizes, max_parallel)
         if not outer:
-            return product(axes, tuple(inner), {})
+            return product(one, axes, inner, {})
         lengths = [sizes[name] for name in outer]
         total = math.prod(lengths)
         # Every device takes as many batches, of one size; the last points are repeated to fill up.
@@ -171,12 +164,12 @@ def _compiled(
 
         def mapped(inner_axes: PyTree, points: PyTree) -> PyTree:
             def batch(points: PyTree) -> PyTree:
-                def one(point: PyTree) -> PyTree:
-                    return product(inner_axes, tuple(inner), point)
+                def of_inner(point: PyTree) -> PyTree:
+                    return product(one, inner_axes, inner, point)
 
                 if size > 1:
-                    return jax.vmap(one)(points)
-                result = one(jax.tree.map(lambda x: x[0], points))
+                    return jax.vmap(of_inner)(points)
+                result = of_inner(jax.tree.map(lambda x: x[0], points))
                 return jax.tree.map(lambda x: jnp.asarray(x)[None], result)
 
             if batches > 1:
@@ -196,13 +189,32 @@ def _compiled(
 
         return jax.tree.map(product_of, results)
 
+    def split(sizes: dict[str, int], max_parallel: int | None) -> tuple[list[str], list[str]]:
+        """Names mapped together, a batch of points after the other or spread over devices; and
+        names mapped side by side, each by a `vmap` within that of the name before."""
+        inner, outer = list(names), []
+        while inner and (mesh or math.prod(sizes[n] for n in inner) > (max_parallel or math.inf)):
+            outer.append(inner.pop(0))
+        return outer, inner
+
+    def for_vmaps(axes: PyTree) -> Run:
+        config: Any = jax.config
+        if jax.default_backend() != "cpu" or config.jax_disable_jit:
+            return run()
+        outer, inner = split({name: _length(axes[name]) for name in names}, max_parallel)
+        return laid_out(run(), [outer, *([name] for name in inner)])
+
     def program(axes: PyTree) -> PyTree:
-        as_told = jax.jit(partial(arranged, max_parallel), inline=True)
-        with jax.disable_jit(False):
-            jaxpr = as_told.trace(axes).jaxpr  # JAX keeps it for the call below
-        by_itself = max_parallel is None and jax.default_backend() == "cpu"
-        runs = math.prod(_length(axes[name]) for name in names)
-        apart = by_itself and _jax.largest_product(jaxpr, runs // devices) > LARGE
-        return arranged(1, axes) if apart or _jax.vmap_draws_otherwise(jaxpr) else as_told(axes)
+        def traced(one: Run) -> tuple[Any, Any]:
+            as_told = jax.jit(partial(arranged, one, max_parallel), inline=True)
+            with jax.disable_jit(False):
+                return as_told, as_told.trace(axes).jaxpr  # JAX keeps it for the call below
+
+        as_told, jaxpr = traced(for_vmaps(axes))
+        if _jax.contains(
+            jaxpr, "custom_vmap_call"
+        ):  # it was not mapped, and has no derivative in reverse mode
+            as_told, jaxpr = traced(run())
+        return arranged(run(), 1, axes) if _jax.vmap_draws_otherwise(jaxpr) else as_told(axes)
 
     return _jax.ClosuresAsArguments(program, out_shardings=mesh and replicated(mesh))

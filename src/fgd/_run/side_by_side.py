@@ -1,0 +1,171 @@
+"""Runs side by side: loops whose weights lie as products with rows that all runs share take them.
+
+x·W, of rows x [rows, k] that runs share and weights W [runs, k, n] of their own, is one product of
+[rows, k] and [k, runs·n]. `vmap` of `lax.scan` carries W with the runs first, so every step copies
+all weights before that product, and all gradients after theirs. Here a loop carries such weights
+as [k, runs, n], and xᵀ·δ is computed as that, where derivatives make it the transpose of δᵀ·x.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import custom_vmap
+from jax.extend.core import Literal
+
+from fgd import _jax
+from fgd._checks import PyTree
+from fgd._run.shared_rows import Levels, called_by, of_body, of_equation, of_jaxpr, of_variables
+
+Run = Callable[..., PyTree]
+
+
+def laid_out(run: Run, vmaps: Sequence[Sequence[str]]) -> Run:
+    """`run`, traced when it is called, for `vmap`s to map.
+
+    Args:
+      vmaps: names of the arguments that each maps, outermost first.
+    """
+    level = {name: frozenset({i}) for i, names in enumerate(vmaps) for name in names}
+
+    def at(**point: PyTree) -> PyTree:
+        traced, shapes = jax.make_jaxpr(lambda point: run(**point), return_shape=True)(point)
+        levels = [level[path[0].key] for path, _ in jax.tree.leaves_with_path(point)]
+        args = jax.tree.leaves(point)
+        if of_jaxpr(traced.jaxpr, levels).loops:
+            results = _evaluate(traced, args, levels)
+        else:
+            results = jax.core.eval_jaxpr(traced.jaxpr, traced.consts, *args)
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return at
+
+
+def _evaluate(closed: Any, args: Sequence[Any], arguments: Sequence[Levels]) -> list[Any]:
+    jaxpr = closed.jaxpr
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
+    levels = dict(zip(jaxpr.invars, arguments, strict=True))
+    made = {}  # by what equation
+    for equation in jaxpr.eqns:
+        equation = _product_of_the_transpose(equation, made)
+        operands = [x.val if isinstance(x, Literal) else values[x] for x in equation.invars]
+        of_operands = of_variables(equation.invars, levels)
+        flow = of_equation(equation, of_operands)
+        with equation.ctx.manager:
+            results = _results(equation, operands, of_operands, flow.loops)
+        values.update(zip(equation.outvars, results, strict=True))
+        levels.update(zip(equation.outvars, flow.levels, strict=True))
+        made.update(dict.fromkeys(equation.outvars, equation))
+    return [x.val if isinstance(x, Literal) else values[x] for x in jaxpr.outvars]
+
+
+def _results(
+    equation: Any, operands: Sequence[Any], levels: list[Levels], loops: bool
+) -> Sequence[Any]:
+    params = equation.params
+    if loops and equation.primitive.name == "scan":
+        return _Loop(equation, levels)(*operands)
+    called = called_by(equation)
+    if called is None or not _jax.contains(called.jaxpr, "scan", "transpose"):
+        return _jax.bind(equation, operands)
+
+    def call(*args: Any) -> list[Any]:
+        return _evaluate(called, args, levels)
+
+    if "policy" in params:  # of jax.checkpoint
+        call = jax.checkpoint(call, prevent_cse=params["prevent_cse"], policy=params["policy"])
+    return call(*operands)
+
+
+def _product_of_the_transpose(equation: Any, made: dict[Any, Any]) -> Any:
+    """xᵀ·δ for the transpose of δᵀ·x, with which `vmap` computes the transpose after a product."""
+    product = made.get(equation.invars[0]) if equation.primitive.name == "transpose" else None
+    if product is None or product.primitive.name != "dot_general":
+        return equation
+    (lhs, rhs), batch = product.params["dimension_numbers"]
+    free = product.invars[0].aval.ndim - len(lhs)
+    turned = np.roll(range(equation.outvars[0].aval.ndim), -free)
+    if any(batch) or list(equation.params["permutation"]) != list(turned):
+        return equation
+    precision = product.params["precision"]
+    if isinstance(precision, tuple):
+        precision = precision[::-1]
+    params = product.params | {"dimension_numbers": ((rhs, lhs), batch), "precision": precision}
+    return product.replace(invars=product.invars[::-1], outvars=equation.outvars, params=params)
+
+
+class _Loop:
+    """`scan`, mapped level by level, by a `custom_vmap` that chooses the axis of what is carried.
+
+    `vmap` of `scan` itself takes the first axis for all.
+    """
+
+    def __init__(self, equation: Any, operands: list[Levels]) -> None:
+        self.params = equation.params
+        self.carried = _jax.carried(self.params)
+        self.body = _jax.closed(self.params["jaxpr"])
+        self.operands, self.flow = of_body(self.params, operands)
+
+    def __call__(self, *operands: Any) -> Sequence[Any]:
+        levels = sorted(frozenset().union(*self.operands))
+        return self.mapped(
+            lambda *args: _evaluate(self.body, args, self.operands), levels, operands
+        )
+
+    def mapped(self, step: Any, levels: Sequence[int], operands: Sequence[Any]) -> Sequence[Any]:
+        if not levels:
+            return self.scan(step, operands)
+        *outer, level = levels
+
+        @custom_vmap
+        def loop(*operands: Any) -> Sequence[Any]:
+            return self.mapped(step, outer, operands)
+
+        @loop.def_vmap
+        def _(size: int, batched: Sequence[bool], *operands: Any) -> Any:
+            axes = [0 if b else None for b in batched]  # in a step
+            if any(b and level not in of for b, of in zip(batched, self.operands, strict=True)):
+                # This is another level: on its own nothing varies, as can't be told before.
+                plain = jax.vmap(lambda *args: self.scan(step, args), axes, axis_size=size)
+                return (results := plain(*operands)), [True] * len(results)
+            for i in self.carried:
+                axes[i] = self.axis(i, level)
+            count = len(self.carried)
+            of_results = [axes[i] for i in self.carried]
+            of_results += [0 if level in of else None for of in self.flow.levels[count:]]
+            moved = [
+                x if a is None else _moved(x, size, b, a + (i >= self.carried.stop))
+                for i, (x, b, a) in enumerate(zip(operands, batched, axes, strict=True))
+            ]
+            mapped = self.mapped(jax.vmap(step, axes, of_results, axis_size=size), outer, moved)
+            results = [
+                x if a is None else jnp.moveaxis(x, a + (i >= count), 0)
+                for i, (x, a) in enumerate(zip(mapped, of_results, strict=True))
+            ]
+            return results, [a is not None for a in of_results]
+
+        return loop(*operands)
+
+    def axis(self, i: int, level: int) -> int | None:
+        if level not in self.operands[i]:
+            return None
+        return int(level in self.flow.weights.get(i, ()))
+
+    def scan(self, step: Any, operands: Sequence[Any]) -> list[Any]:
+        first, last = self.carried.start, self.carried.stop
+
+        def body(carry: Sequence[Any], xs: Sequence[Any]) -> Any:
+            results = step(*operands[:first], *carry, *xs)
+            return results[: last - first], results[last - first :]
+
+        options = {name: self.params[name] for name in ("length", "reverse", "unroll")}
+        carry, ys = jax.lax.scan(body, list(operands[first:last]), operands[last:], **options)
+        return [*carry, *ys]
+
+
+def _moved(x: Any, size: int, varies: bool, axis: int) -> jax.Array:
+    """With runs along this axis, which are along the first if `x` varies."""
+    return jnp.moveaxis(x if varies else jnp.broadcast_to(x, (size, *jnp.shape(x))), 0, axis)
