@@ -88,7 +88,7 @@ def main(args):
         rows = jnp.linspace(bottom, top, args.pixels).reshape(-1, 8)
         parts = []
         for last in rows:
-            part = fgd.sweep(pixel, last=last, first=first, max_parallel=128)
+            part = fgd.sweep(pixel, last=last, first=first)
             parts.append(np.asarray(part))
             bar.update(part.size)
         return np.concatenate(parts)

@@ -212,6 +212,16 @@ def test_carried(carry):
     assert len(scan.invars) == _jax.carried(scan.params).stop + 1, ADVICE
 
 
+def test_carries():
+    def function(x, n):
+        step = jax.checkpoint(lambda c: (c[0] * x, c[1] + 1))
+        inner = lambda c, _: (jax.lax.scan(lambda c, _: (step(c), n), c, length=2)[0], None)  # noqa: E731
+        return jax.lax.scan(jax.jit(inner), (jnp.zeros((2, 3)), n), length=2)
+
+    found = list(_jax.carries(jax.make_jaxpr(function)(1.0, 2).jaxpr))
+    assert [[x.shape for x in carry] for carry in found] == 2 * [[(2, 3), ()]], ADVICE
+
+
 def test_contains():
     @jax.custom_batching.custom_vmap
     def double(x):

@@ -3,6 +3,7 @@
 import functools
 import gc
 import itertools
+import re
 import weakref
 from contextlib import nullcontext
 
@@ -392,3 +393,25 @@ def test_closed_over_numpy_arrays_may_change_afterwards():
         again = fgd.sweep(run, a=[1.0, 2.0])
         np.testing.assert_allclose(first, [90_001 * fill, 180_002 * fill])
         np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize(("runs", "batches"), [(16, 1), (40, 3), (41, 3), (64, 4)])
+@pytest.mark.parametrize("max_parallel", [None, 64])
+def test_as_many_as_a_cache_holds(monkeypatch, runs, batches, max_parallel):
+    """By itself at least 16 at a time, on a CPU; results are those of all at once."""
+
+    def run(scale):
+        return jax.lax.scan(lambda w, _: (w - scale * jnp.sin(w), None), jnp.ones(100), length=7)[0]
+
+    def lengths_of_loops():
+        def swept(scale):
+            return fgd.sweep(lambda scale: run(scale), scale=scale, max_parallel=max_parallel)
+
+        np.testing.assert_allclose(swept(scales), jax.vmap(run)(scales), rtol=1e-6)
+        return re.findall(r"\n +length=(\d+)", str(jax.make_jaxpr(swept)(scales)))
+
+    scales = jnp.linspace(0.1, 0.9, runs)
+    assert lengths_of_loops() == ["7"]
+    monkeypatch.setattr("fgd._run.sweep.CACHE", 1000)
+    by_itself = batches > 1 and not max_parallel
+    assert lengths_of_loops() == (["7", str(batches)] if by_itself else ["7"])

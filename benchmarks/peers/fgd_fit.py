@@ -151,7 +151,7 @@ def sweep_border(runs):
         return fgd.fit(step, step.init(start), data, num_steps=500)[1]["loss"][-1]
 
     rates = problems.rates(runs)
-    return lambda: np.asarray(fgd.sweep(run, rates=rates, max_parallel=128))[0].item()
+    return lambda: np.asarray(fgd.sweep(run, rates=rates))[0].item()
 
 
 def rows(name, steps):

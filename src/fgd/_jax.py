@@ -138,6 +138,13 @@ def vmap_draws_otherwise(jaxpr: Any) -> bool:
     return False
 
 
+def carries(jaxpr: Any) -> Iterator[list[Any]]:
+    """What each `scan` of a traced function carries, however deep: shapes and dtypes."""
+    for equation in _equations(jaxpr):
+        if equation.primitive.name == "scan":
+            yield [equation.invars[i].aval for i in carried(equation.params)]
+
+
 def _equations(jaxpr: Any) -> Iterator[Any]:
     """All, of the functions called within it, too."""
     for equation in jaxpr.eqns:
