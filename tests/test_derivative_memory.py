@@ -137,7 +137,8 @@ def weighted(params, batch):
     return jnp.mean(weights * fgd.losses.mse(MODEL.apply(params, x), y, reduction="none"))
 
 
-@pytest.mark.parametrize("most", [pytest.param(None, marks=SLOW), LEAST * 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [None, LEAST * 4])
 def test_rows_weights_and_second_derivatives_are_those_of_differences(most, x64):
     """In a direction through all inputs at once, the rate and the rows among them."""
     train = {"rows": data(), "weights": jnp.linspace(0.5, 1.5, 40)}

@@ -105,14 +105,9 @@ ENDS = {
 SIGNALS = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP, "terminated": signal.SIGTERM}
 
 
-@pytest.mark.parametrize(
-    ("how", "victim"),
-    [
-        pytest.param(how, victim, marks=() if (how, victim) == ("catches", 1) else pytest.mark.slow)
-        for how in ENDS
-        for victim in (1, 0)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("victim", [1, 0])
 def test_whatever_ends_one_process_ends_the_others(how, victim):
     """In the middle of training, with a message, soon after the timeout at the latest."""
     job = start(2, f"{how}-{victim}", ".", 1)

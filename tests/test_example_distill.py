@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from scripts import assert_picture, assert_refused, run
+from scripts import assert_picture, assert_refused, at_full_size, run
 from test_mnist import needs_files
 
 
@@ -26,6 +26,7 @@ def test_ten_images_teach_more_than_ten_real_ones(tmp_path):
 
 @pytest.mark.slow
 @needs_files
+@at_full_size
 def test_ten_images_teach_as_much_as_an_epoch(tmp_path):
     found, real, epoch = accuracies(run("distill.py", "--output", tmp_path))
     assert found[0] >= 0.895

@@ -49,7 +49,7 @@ def by_hand(losses, patience):
     return best, len(losses) - 1
 
 
-@pytest.mark.parametrize("evaluations", [1, 4])
+@pytest.mark.parametrize("evaluations", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_where_it_ends(evaluations):
     _, whole = run(None)
     losses = whole["evaluate"]["loss"]
@@ -114,7 +114,7 @@ def same(a, b):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("every", [10, 1000])
+@pytest.mark.parametrize("every", [10, pytest.param(1000, marks=pytest.mark.slow)])
 def test_it_resumes_with_its_memory(tmp_path, every):
     """Ended anywhere, the run that goes on ends as the whole one, with the same best state."""
     whole = fgd.Patience("error", 4)
@@ -187,6 +187,7 @@ def test_bad_arguments(tmp_path, as_users):
         run(fgd.Patience("loss", 2), checkpoints=fgd.Checkpoints(tmp_path, best="error"))
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_goes_on_with_more_patience(tmp_path):
     """With the same it stays ended; with more, it is the run that had that from the first."""
     checkpoints = fgd.Checkpoints(tmp_path / "run", every=10)
@@ -208,7 +209,7 @@ def test_a_run_that_ended_goes_on_with_more_patience(tmp_path):
         run(fgd.Patience("error", 2, maximize=True), checkpoints=checkpoints)
 
 
-@pytest.mark.parametrize("worst", [np.inf, -np.inf])
+@pytest.mark.parametrize("worst", [np.inf, pytest.param(-np.inf, marks=pytest.mark.slow)])
 def test_an_infinite_evaluation_is_kept(tmp_path, worst):
     """As of a perplexity that overflows at first: it is written, and read again."""
 
