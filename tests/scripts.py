@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 at_full_size = pytest.mark.skipif(
-    os.environ.get("FGD_LONG") != "all", reason="takes a minute or more; FGD_LONG=all runs it"
+    os.environ.get("FGD_LONG") != "all", reason="takes long; FGD_LONG=all runs it"
 )
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # As in conftest.py: most of an example's time is XLA's, and its numbers do not need it.

@@ -112,7 +112,7 @@ def test_a_file_is_as_long_as_its_idea():
 
 # Each room imports from the rooms in its own row and above: imports point one way.
 FLOORS = [
-    {"_bilinear", "_checks", "_files", "_jax", "_keys", "_trees"},
+    {"_bilinear", "_checks", "_files", "_jax", "_jaxpr", "_keys", "_trees"},
     {"conv", "data", "losses", "optimizers", "parallel", "plots", "testing"},
     {"models", "checkpoint"},
     {"_run", "interop"},

@@ -15,7 +15,7 @@ from jax.experimental import jet
 from jax.extend.core import Literal
 
 import fgd
-from fgd import _jax
+from fgd import _jax, _jaxpr
 
 ADVICE = "JAX changed what fgd/_jax.py says of it; see there"
 
@@ -74,9 +74,9 @@ def test_vmap_draws_otherwise(kind):
     checkpointed = jax.checkpoint(lambda x: jax.lax.map(jax.jit(within), x))
     for function, x in ((jax.random.bits, keys[0]), (checkpointed, jnp.arange(3))):
         jaxpr = jax.jit(jax.grad(lambda y, f=function, x=x: y * f(x).sum().astype(float)))
-        assert _jax.vmap_draws_otherwise(jaxpr.trace(1.0).jaxpr) != is_the_loop, ADVICE
+        assert _jaxpr.vmap_draws_otherwise(jaxpr.trace(1.0).jaxpr) != is_the_loop, ADVICE
     plain = jax.jit(lambda x: jax.lax.rng_bit_generator(x, (2,))).trace(jnp.zeros(4, jnp.uint32))
-    assert _jax.vmap_draws_otherwise(plain.jaxpr), ADVICE
+    assert _jaxpr.vmap_draws_otherwise(plain.jaxpr), ADVICE
 
 
 def test_fingerprint_of_closures_as_arguments():
@@ -190,15 +190,15 @@ def test_bind():
     values = dict(zip(traced.jaxpr.invars, [x], strict=True))
     for equation in traced.jaxpr.eqns:
         operands = [v.val if isinstance(v, Literal) else values[v] for v in equation.invars]
-        values |= zip(equation.outvars, _jax.bind(equation, operands), strict=True)
+        values |= zip(equation.outvars, _jaxpr.bind(equation, operands), strict=True)
     assert [values[v] for v in traced.jaxpr.outvars] == list(function(x)), ADVICE
 
 
 def test_closed():
     traced = jax.make_jaxpr(jax.checkpoint(jax.jit(jnp.sin)))(1.0)
-    assert _jax.closed(traced) is traced
+    assert _jaxpr.closed(traced) is traced
     (checkpoint,) = traced.jaxpr.eqns
-    inner = _jax.closed(checkpoint.params["jaxpr"])
+    inner = _jaxpr.closed(checkpoint.params["jaxpr"])
     assert jax.core.eval_jaxpr(inner.jaxpr, inner.consts, 1.0) == [jnp.sin(1.0)], ADVICE
 
 
@@ -208,8 +208,8 @@ def test_carried(carry):
         return jax.lax.scan(lambda c, z: (jax.tree.map(lambda a: a * x * y, c), z), carry, xs)
 
     (scan,) = jax.make_jaxpr(function)(1.0, 2.0, jnp.ones(3)).jaxpr.eqns
-    assert len(_jax.carried(scan.params)) == len(carry), ADVICE
-    assert len(scan.invars) == _jax.carried(scan.params).stop + 1, ADVICE
+    assert len(_jaxpr.carried(scan.params)) == len(carry), ADVICE
+    assert len(scan.invars) == _jaxpr.carried(scan.params).stop + 1, ADVICE
 
 
 def test_carries():
@@ -218,7 +218,7 @@ def test_carries():
         inner = lambda c, _: (jax.lax.scan(lambda c, _: (step(c), n), c, length=2)[0], None)  # noqa: E731
         return jax.lax.scan(jax.jit(inner), (jnp.zeros((2, 3)), n), length=2)
 
-    found = list(_jax.carries(jax.make_jaxpr(function)(1.0, 2).jaxpr))
+    found = list(_jaxpr.carries(jax.make_jaxpr(function)(1.0, 2).jaxpr))
     assert [[x.shape for x in carry] for carry in found] == 2 * [[(2, 3), ()]], ADVICE
 
 
@@ -229,9 +229,9 @@ def test_contains():
 
     double.def_vmap(lambda size, batched, x: (2 * x, True))
     looped = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, x: double(x), x))
-    assert _jax.contains(jax.make_jaxpr(looped)(1.0).jaxpr, "sin", "custom_vmap_call"), ADVICE
+    assert _jaxpr.contains(jax.make_jaxpr(looped)(1.0).jaxpr, "sin", "custom_vmap_call"), ADVICE
     mapped = jax.make_jaxpr(jax.vmap(looped))(jnp.ones(2)).jaxpr
-    assert not _jax.contains(mapped, "sin", "custom_vmap_call"), ADVICE
+    assert not _jaxpr.contains(mapped, "sin", "custom_vmap_call"), ADVICE
 
 
 def test_each_use_has_its_test():
@@ -242,8 +242,9 @@ def test_each_use_has_its_test():
     by_another_name = {"ClosuresAsArguments", "is_too_late_to_join", "found_no_launcher"}
     uses = {
         name
-        for name, value in vars(_jax).items()
-        if getattr(value, "__module__", "") == "fgd._jax" and not name.startswith("_")
+        for module in (_jax, _jaxpr)
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
     }
     assert uses - of_processes - by_another_name <= tested
     (tried,) = re.findall(r"TRIED = (.*)", Path(inspect.getfile(_jax)).read_text())

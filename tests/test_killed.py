@@ -9,7 +9,7 @@ import killed
 import numpy as np
 import pytest
 
-LONG = {"": 6, "1": 20, "all": 200}.get(os.environ.get("FGD_LONG", ""), 20)
+LONG = {"": 6, "1": 12, "all": 200}.get(os.environ.get("FGD_LONG", ""), 12)
 
 
 def begin(context, folder, checkpointed=True):

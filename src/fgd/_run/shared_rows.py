@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import Literal
 
-from fgd import _jax
+from fgd import _jaxpr
 
 Levels = frozenset[int]  # the `vmap`s that give each run a value of its own; 0 is the outermost
 
@@ -55,7 +55,7 @@ def of_equation(equation: Any, operands: list[Levels]) -> Flow:
     name, params = equation.primitive.name, equation.params
     if name == "scan":
         flow = of_body(params, operands)[1]
-        carries = any(i in _jax.carried(params) for i in flow.weights)
+        carries = any(i in _jaxpr.carried(params) for i in flow.weights)
         return flow._replace(loops=not equation.effects and (flow.loops or carries))
     if (called := called_by(equation)) is not None:
         return of_jaxpr(called.jaxpr, operands)
@@ -81,9 +81,9 @@ def of_body(params: Any, operands: list[Levels]) -> tuple[list[Levels], Flow]:
     More may vary in a step than where the loop began. And what is computed elementwise from
     weights, or weights from it, such as an optimizer's averages, is to lie as they do.
     """
-    carried = _jax.carried(params)
+    carried = _jaxpr.carried(params)
     while True:
-        flow = of_jaxpr(_jax.closed(params["jaxpr"]).jaxpr, operands)
+        flow = of_jaxpr(_jaxpr.closed(params["jaxpr"]).jaxpr, operands)
         passed_on = list(operands)
         for i, levels in zip(carried, flow.levels, strict=False):
             passed_on[i] |= levels
@@ -100,5 +100,5 @@ def of_body(params: Any, operands: list[Levels]) -> tuple[list[Levels], Flow]:
 def called_by(equation: Any) -> Any:
     """The closed jaxpr that an equation calls with its operands, or None."""
     if equation.primitive.name in ("jit", "pjit", "checkpoint", "remat", "remat2"):
-        return _jax.closed(equation.params["jaxpr"])
+        return _jaxpr.closed(equation.params["jaxpr"])
     return None

@@ -16,7 +16,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.extend.core import Literal
 
-from fgd import _jax
+from fgd import _jaxpr
 from fgd._checks import PyTree
 from fgd._run.shared_rows import Levels, called_by, of_body, of_equation, of_jaxpr, of_variables
 
@@ -69,8 +69,8 @@ def _results(
     if loops and equation.primitive.name == "scan":
         return _Loop(equation, levels)(*operands)
     called = called_by(equation)
-    if called is None or not _jax.contains(called.jaxpr, "scan", "transpose"):
-        return _jax.bind(equation, operands)
+    if called is None or not _jaxpr.contains(called.jaxpr, "scan", "transpose"):
+        return _jaxpr.bind(equation, operands)
 
     def call(*args: Any) -> list[Any]:
         return _evaluate(called, args, levels)
@@ -105,8 +105,8 @@ class _Loop:
 
     def __init__(self, equation: Any, operands: list[Levels]) -> None:
         self.params = equation.params
-        self.carried = _jax.carried(self.params)
-        self.body = _jax.closed(self.params["jaxpr"])
+        self.carried = _jaxpr.carried(self.params)
+        self.body = _jaxpr.closed(self.params["jaxpr"])
         self.operands, self.flow = of_body(self.params, operands)
 
     def __call__(self, *operands: Any) -> Sequence[Any]:
@@ -128,7 +128,7 @@ class _Loop:
         def _(size: int, batched: Sequence[bool], *operands: Any) -> Any:
             axes = [0 if b else None for b in batched]  # in a step
             if any(b and level not in of for b, of in zip(batched, self.operands, strict=True)):
-                # This is another level: on its own nothing varies, as can't be told before.
+                # Nothing varies on the loop's own level, though it may seem so: this is another.
                 plain = jax.vmap(lambda *args: self.scan(step, args), axes, axis_size=size)
                 return (results := plain(*operands)), [True] * len(results)
             for i in self.carried:

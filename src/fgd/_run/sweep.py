@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 
-from fgd import _jax
+from fgd import _jax, _jaxpr
 from fgd._checks import PyTree, count, require_callable
 from fgd._run.axes import as_axis, check_signature, runs_alone
 from fgd._run.programs import keep, weak
@@ -220,16 +220,16 @@ def _compiled(
 
         def chosen(max_parallel: int | None) -> tuple[Any, Any]:
             as_told, jaxpr = traced(for_vmaps(axes, max_parallel), max_parallel)
-            if _jax.contains(jaxpr, "custom_vmap_call"):  # left over, without reverse mode
+            if _jaxpr.contains(jaxpr, "custom_vmap_call"):  # left over, without reverse mode
                 return traced(run(), max_parallel)
             return as_told, jaxpr
 
         as_told, jaxpr = chosen(max_parallel)
-        if _jax.vmap_draws_otherwise(jaxpr):
+        if _jaxpr.vmap_draws_otherwise(jaxpr):
             return arranged(run(), 1, axes)
         if max_parallel is None and jax.default_backend() == "cpu":
             runs = -(-math.prod(_length(axes[name]) for name in names) // devices)
-            carried = max((nbytes(carry) for carry in _jax.carries(jaxpr)), default=0)
+            carried = max((nbytes(carry) for carry in _jaxpr.carries(jaxpr)), default=0)
             few = max(FEW, runs * CACHE // max(carried, 1))
             if few < runs:
                 as_told, _ = chosen(few)
