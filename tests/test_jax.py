@@ -194,12 +194,23 @@ def test_bind():
     assert [values[v] for v in traced.jaxpr.outvars] == list(function(x)), ADVICE
 
 
-def test_closed():
-    traced = jax.make_jaxpr(jax.checkpoint(jax.jit(jnp.sin)))(1.0)
+@pytest.mark.parametrize("call", [jax.jit, jax.checkpoint])
+def test_called_by(call):
+    """Of what is called for its value; not of what is computed again for a derivative."""
+    traced = jax.make_jaxpr(call(lambda x: jnp.sin(x) * x))(1.0)
     assert _jaxpr.closed(traced) is traced
-    (checkpoint,) = traced.jaxpr.eqns
-    inner = _jaxpr.closed(checkpoint.params["jaxpr"])
+    (equation,) = traced.jaxpr.eqns
+    inner = _jaxpr.called_by(equation)
     assert jax.core.eval_jaxpr(inner.jaxpr, inner.consts, 1.0) == [jnp.sin(1.0)], ADVICE
+    backward = jax.make_jaxpr(jax.grad(jax.checkpoint(lambda x: jnp.sin(jnp.sin(x)))))(1.0)
+    (again,) = (x for x in backward.jaxpr.eqns if "policy" in x.params)
+    assert _jaxpr.called_by(again) is None, ADVICE
+
+
+def test_closed():
+    open_one = jax.make_jaxpr(jax.jit(jnp.sin))(1.0).jaxpr
+    closed = _jaxpr.closed(open_one)
+    assert jax.core.eval_jaxpr(closed.jaxpr, closed.consts, 1.0) == [jnp.sin(1.0)], ADVICE
 
 
 @pytest.mark.parametrize("carry", [(), (1.0,), (1.0, {"a": 2.0})])

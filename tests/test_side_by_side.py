@@ -9,8 +9,9 @@ import pytest
 from problems import close
 
 import fgd
-from fgd._run.shared_rows import of_jaxpr
-from fgd._run.side_by_side import laid_out
+from fgd import _jaxpr
+from fgd._run.shared_rows import Flows
+from fgd._run.side_by_side import Traced
 
 ROWS = np.random.default_rng(0).normal(size=(6, 4))
 TARGETS = np.random.default_rng(1).normal(size=(6, 2))
@@ -101,16 +102,38 @@ def seemingly(rate, seed):
     return jax.lax.scan(lambda w, _: (w - ROWS.T @ (ROWS @ w) / 50, w), start, length=3)
 
 
-SHARED = [fit, one_start, counters, loops_in_loops, by_its_rate, seemingly]  # their rows
+def closed_over(rate, seed):
+    """Rows that are arrays of JAX's, and their transposes."""
+    rows = jnp.asarray(ROWS)
+
+    def step(w, _):
+        return w - rate * rows.T @ (rows @ w), None
+
+    return jax.lax.scan(step, jnp.full(4, seed / 9), length=3)[0] @ rows.T
+
+
+def recorded(rate, seed):
+    """A number that an inner loop records as often as weights are long."""
+
+    def step(carry, _):
+        w, v = carry
+        _, recorded = jax.lax.scan(lambda n, x: (n, v * x), 0, jnp.ones(4))
+        return (w - rate * jnp.sum(ROWS @ w) + recorded, v * rate), None
+
+    return jax.lax.scan(step, (jnp.full(4, seed / 9), 1.0), length=3)[0]
+
+
+SHARED = [  # their rows
+    fit, one_start, counters, loops_in_loops, by_its_rate, seemingly, closed_over, recorded
+]  # fmt: skip
 OTHERS = [orders_of_their_own, rows_of_their_own]
 RATES, SEEDS = np.array([0.01, 0.1, 0.3]), np.arange(4)
 
 
 def has_such_loops(run, *args):
     """Whether one is laid out, where each argument is mapped by a `vmap` of its own."""
-    return of_jaxpr(
-        jax.make_jaxpr(run)(*args).jaxpr, [frozenset({i}) for i in range(len(args))]
-    ).loops
+    levels = [frozenset({i}) for i in range(len(args))]
+    return Flows().of_jaxpr(jax.make_jaxpr(run)(*args).jaxpr, levels).loops
 
 
 @pytest.mark.parametrize("run", SHARED + OTHERS, ids=lambda run: run.__name__)
@@ -140,6 +163,72 @@ def test_derivatives_of_a_sweep(x64):
     np.testing.assert_allclose(slope, jnp.sum(expected), rtol=1e-9)
 
 
+def test_the_first_layer_and_its_averages():
+    """And no others, though all have one shape: that of the rows, too."""
+    rows, square = np.ones((4, 4)), jnp.ones((4, 4))
+
+    def step(carry, _):
+        (w, v), (a, b) = carry
+        loss = lambda w, v: jnp.sum(jnp.tanh(rows @ w) @ v)  # noqa: E731
+        dw, dv = jax.grad(loss, (0, 1))(w, v)
+        a, b = 0.9 * a + dw, 0.9 * b + dv
+        return ((w - a, v - b), (a, b)), None
+
+    def run(scale):
+        return jax.lax.scan(step, jax.tree.map(lambda x: scale * x, 2 * ((square,) * 2,)), length=2)
+
+    *_, scan = jax.make_jaxpr(run)(1.0).jaxpr.eqns
+    carried = _jaxpr.carried(scan.params)
+    levels = [frozenset({0}) if i in carried else frozenset() for i in range(len(scan.invars))]
+    _, flow = Flows().of_body(scan.params, levels)
+    assert sorted(carried.index(i) for i in flow.weights if i in carried) == [0, 2]
+
+
+def megabytes(run):
+    swept = jax.jit(lambda rates: fgd.sweep(run, rate=rates))
+    program = swept.lower(jnp.ones(16)).compile()
+    return program.memory_analysis().temp_size_in_bytes / 2**20
+
+
+def test_what_is_computed_again_is_not_kept(monkeypatch):
+    """Blocks within `jax.checkpoint`, differentiated in a loop, take no more than by `vmap`."""
+
+    @jax.checkpoint
+    def block(h, w):
+        for _ in range(10):
+            h = jnp.sin(h @ w)
+        return h
+
+    def loss(w):
+        return jnp.sum(block(block(block(jnp.ones((200, 64)), w), w), w))
+
+    def run(rate):
+        return jax.lax.scan(
+            lambda w, _: (w - rate * jax.grad(loss)(w), None), jnp.eye(64), length=2
+        )
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    laid_out = megabytes(run)
+    monkeypatch.setattr(Traced, "laid_out", lambda self, vmaps: self.run)
+    assert laid_out < 1.05 * megabytes(lambda rate: run(rate))
+
+
+def test_functions_that_call_functions_are_read_once(monkeypatch):
+    """Each calls the one before twice: 2¹² calls of the first."""
+    rows, read = jnp.asarray(ROWS, jnp.float32), []
+    function = jax.jit(lambda w, rate: w - rate * rows.T @ (rows @ w))
+    for _ in range(12):
+        function = jax.jit(lambda w, rate, f=function: f(f(w, rate), rate))
+
+    def run(rate):
+        return jax.lax.scan(lambda w, _: (function(w, rate), None), jnp.ones(4), length=2)[0]
+
+    of_equation = Flows.of_equation
+    monkeypatch.setattr(Flows, "of_equation", lambda *args: (read.append(0), of_equation(*args))[1])
+    jax.make_jaxpr(lambda rates: fgd.sweep(run, rate=rates))(jnp.ones(3))
+    assert 10 < len(read) < 1000
+
+
 @pytest.mark.parametrize("optimizer", [fgd.sgd(0.1), fgd.adam(0.1)], ids=["sgd", "adam"])
 def test_a_step_moves_no_weights(optimizer):
     """Of 16 networks that share their rows, in what XLA makes of a step."""
@@ -157,7 +246,7 @@ def test_a_step_moves_no_weights(optimizer):
         return re.findall(moved, program.as_text())
 
     assert moves(run)
-    assert not moves(laid_out(run, [["seed"]]))
+    assert not moves(Traced(run).laid_out([["seed"]]))
 
 
 def rows_of_the_seed(seed):

@@ -288,14 +288,19 @@ def test_training_with_keys_of_which_vmap_draws_others(kind):
         np.testing.assert_allclose(fgd.sweep(run, seed=range(3)), loop, rtol=1e-6)
 
 
-def test_a_run_is_traced_once():
+@pytest.mark.parametrize("max_parallel", [1, 2, 4, 6, None])
+def test_a_run_is_traced_once(monkeypatch, max_parallel):
+    """Even if it then turns out that fewer should be side by side."""
+    monkeypatch.setattr("fgd._run.sweep.CACHE", 1)
+    monkeypatch.setattr("fgd._run.sweep.FEW", 2)
     traced = []
 
-    def run(seed):
-        traced.append(seed)
-        return jax.random.normal(jax.random.key(seed))
+    def run(a, b):
+        traced.append(a)
+        x = jnp.ones((3, 9))
+        return jax.lax.scan(lambda w, _: (w - a * x.T @ (x @ w) - b, None), jnp.ones(9), length=2)
 
-    fgd.sweep(run, seed=range(3))
+    fgd.sweep(run, a=jnp.arange(3.0), b=jnp.arange(2.0), max_parallel=max_parallel)
     assert len(traced) == 1
 
 
@@ -415,3 +420,44 @@ def test_as_many_as_a_cache_holds(monkeypatch, runs, batches, max_parallel):
     monkeypatch.setattr("fgd._run.sweep.CACHE", 1000)
     by_itself = batches > 1 and not max_parallel
     assert lengths_of_loops() == (["7", str(batches)] if by_itself else ["7"])
+
+
+def test_effects_are_as_many_as_runs(monkeypatch):
+    """A batch that is filled up repeats a point; that is for nobody to see who did not ask."""
+    monkeypatch.setattr("fgd._run.sweep.CACHE", 1)
+    seen = []
+
+    def run(a):
+        jax.debug.callback(lambda a: seen.append(float(a)), a)
+        return jax.lax.scan(lambda w, _: (a * w, None), jnp.ones(9), length=2)[0]
+
+    fgd.sweep(run, a=jnp.arange(17.0))
+    jax.effects_barrier()
+    assert sorted(seen) == list(range(17))
+
+
+@jax.tree_util.register_pytree_node_class
+class Guarded:
+    """As JAX's documentation advises: what is no array passes."""
+
+    def __init__(self, a):
+        self.a = a if type(a) is object or isinstance(a, Guarded) else jnp.asarray(a)
+
+    def tree_flatten(self):
+        return (self.a,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+def test_results_of_a_class_that_looks_at_them():
+    swept = fgd.sweep(Guarded, a=jnp.arange(3.0))
+    np.testing.assert_array_equal(swept.a, np.arange(3.0))
+
+
+def test_a_token_has_no_shape():
+    swept = fgd.sweep(
+        lambda a: (jax.lax.after_all(jax.lax.create_token()), 2 * a)[1], a=jnp.arange(3.0)
+    )
+    np.testing.assert_array_equal(swept, 2 * np.arange(3.0))

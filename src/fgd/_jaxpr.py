@@ -44,6 +44,19 @@ def bind(equation: Any, operands: Sequence[Any]) -> Sequence[Any]:
     return results if equation.primitive.multiple_results else [results]
 
 
+def called_by(equation: Any) -> Any:
+    """The closed jaxpr that `jit` or `jax.checkpoint` calls with the equation's operands, or None.
+
+    None, too, for what is computed again for a derivative: its equation says so, for XLA.
+    """
+    name, params = equation.primitive.name, equation.params
+    if name in ("jit", "pjit", "checkpoint", "remat", "remat2") and not params.get(
+        "differentiated"
+    ):
+        return closed(params["jaxpr"])
+    return None
+
+
 def closed(jaxpr: Any) -> Any:
     """A jaxpr with its constants, of which an open one has none."""
     return jaxpr if hasattr(jaxpr, "consts") else ClosedJaxpr(jaxpr, ())

@@ -18,71 +18,107 @@ from jax.extend.core import Literal
 
 from fgd import _jaxpr
 from fgd._checks import PyTree
-from fgd._run.shared_rows import Levels, called_by, of_body, of_equation, of_jaxpr, of_variables
+from fgd._run.shared_rows import Flows, Levels, of_variables
 
 Run = Callable[..., PyTree]
 
 
-def laid_out(run: Run, vmaps: Sequence[Sequence[str]]) -> Run:
-    """`run`, traced when it is called, for `vmap`s to map.
+class Traced:
+    """A run, traced once for arguments of the same shapes."""
 
-    Args:
-      vmaps: names of the arguments that each maps, outermost first.
-    """
-    level = {name: frozenset({i}) for i, names in enumerate(vmaps) for name in names}
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.known: dict[Any, Any] = {}
 
-    def at(**point: PyTree) -> PyTree:
-        traced, shapes = jax.make_jaxpr(lambda point: run(**point), return_shape=True)(point)
-        levels = [level[path[0].key] for path, _ in jax.tree.leaves_with_path(point)]
-        args = jax.tree.leaves(point)
-        if of_jaxpr(traced.jaxpr, levels).loops:
-            results = _evaluate(traced, args, levels)
-        else:
-            results = jax.core.eval_jaxpr(traced.jaxpr, traced.consts, *args)
-        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+    def laid_out(self, vmaps: Sequence[Sequence[str]]) -> Run:
+        """The run, for `vmap`s to map.
 
-    return at
+        Args:
+          vmaps: names of the arguments that each maps, outermost first; others are not mapped.
+        """
+        level = {name: frozenset({i}) for i, names in enumerate(vmaps) for name in names}
+
+        def at(**point: PyTree) -> PyTree:
+            jaxpr, structure = self.trace(point)
+            args = jax.tree.leaves(point)
+            levels = [
+                level.get(path[0].key, frozenset()) for path, _ in jax.tree.leaves_with_path(point)
+            ]
+            if (flows := Flows()).of_jaxpr(jaxpr.jaxpr, levels).loops:
+                results = _Evaluation(flows)(jaxpr, args, levels)
+            else:
+                results = jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *args)
+            return jax.tree.unflatten(structure, results)
+
+        return at
+
+    def trace(self, point: dict[str, PyTree]) -> Any:
+        """The closed jaxpr, of leaves, and the structure of its results."""
+        args, tree = jax.tree.flatten(point)
+        kind = tree, *map(jax.typeof, args)
+        if kind not in self.known:
+            structure = None
+
+            def flat(*leaves: Any) -> list[Any]:
+                nonlocal structure
+                results, structure = jax.tree.flatten(self.run(**jax.tree.unflatten(tree, leaves)))
+                return results
+
+            self.known[kind] = jax.make_jaxpr(flat)(*args), structure
+        return self.known[kind]
 
 
-def _evaluate(closed: Any, args: Sequence[Any], arguments: Sequence[Levels]) -> list[Any]:
-    jaxpr = closed.jaxpr
-    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
-    levels = dict(zip(jaxpr.invars, arguments, strict=True))
-    made = {}  # by what equation
-    for equation in jaxpr.eqns:
-        equation = _product_of_the_transpose(equation, made)
-        operands = [x.val if isinstance(x, Literal) else values[x] for x in equation.invars]
-        of_operands = of_variables(equation.invars, levels)
-        flow = of_equation(equation, of_operands)
-        with equation.ctx.manager:
-            results = _results(equation, operands, of_operands, flow.loops)
-        values.update(zip(equation.outvars, results, strict=True))
-        levels.update(zip(equation.outvars, flow.levels, strict=True))
-        made.update(dict.fromkeys(equation.outvars, equation))
-    return [x.val if isinstance(x, Literal) else values[x] for x in jaxpr.outvars]
+class _Evaluation:
+    """A traced run, equation by equation."""
 
+    def __init__(self, flows: Flows) -> None:
+        self.flows = flows
+        self.calls: dict[Any, Callable[..., list[Any]]] = {}
 
-def _results(
-    equation: Any, operands: Sequence[Any], levels: list[Levels], loops: bool
-) -> Sequence[Any]:
-    params = equation.params
-    if loops and equation.primitive.name == "scan":
-        return _Loop(equation, levels)(*operands)
-    called = called_by(equation)
-    if called is None or not _jaxpr.contains(called.jaxpr, "scan", "transpose"):
-        return _jaxpr.bind(equation, operands)
+    def __call__(self, closed: Any, args: Sequence[Any], arguments: Sequence[Levels]) -> list[Any]:
+        jaxpr = closed.jaxpr
+        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
+        levels = dict(zip(jaxpr.invars, arguments, strict=True))
+        made = {}  # by what equation
+        for equation in jaxpr.eqns:
+            equation = _product_of_the_transpose(equation, made)
+            operands = [x.val if isinstance(x, Literal) else values[x] for x in equation.invars]
+            of_operands = of_variables(equation.invars, levels)
+            flow = self.flows.of_equation(equation, of_operands)
+            with equation.ctx.manager:
+                results = self.results(equation, operands, of_operands, flow.loops)
+            values.update(zip(equation.outvars, results, strict=True))
+            levels.update(zip(equation.outvars, flow.levels, strict=True))
+            made.update(dict.fromkeys(equation.outvars, equation))
+        return [x.val if isinstance(x, Literal) else values[x] for x in jaxpr.outvars]
 
-    def call(*args: Any) -> list[Any]:
-        return _evaluate(called, args, levels)
+    def results(
+        self, equation: Any, operands: Sequence[Any], levels: list[Levels], loops: bool
+    ) -> Sequence[Any]:
+        if loops and equation.primitive.name == "scan":
+            return _Loop(self, equation, levels)(*operands)
+        called = _jaxpr.called_by(equation)
+        if called is None or not _jaxpr.contains(called.jaxpr, "scan", "transpose"):
+            return _jaxpr.bind(equation, operands)
+        known = called.jaxpr, tuple(levels)
+        if known not in self.calls:
+            self.calls[known] = self.call(equation.params, called, levels)
+        return self.calls[known](*operands)
 
-    if "policy" in params:  # of jax.checkpoint
-        call = jax.checkpoint(call, prevent_cse=params["prevent_cse"], policy=params["policy"])
-    return call(*operands)
+    def call(self, params: Any, called: Any, levels: list[Levels]) -> Callable[..., list[Any]]:
+        def call(*args: Any) -> list[Any]:
+            return self(called, args, levels)
+
+        if "policy" not in params:
+            return jax.jit(call)
+        return jax.checkpoint(call, prevent_cse=params["prevent_cse"], policy=params["policy"])
 
 
 def _product_of_the_transpose(equation: Any, made: dict[Any, Any]) -> Any:
     """xᵀ·δ for the transpose of δᵀ·x, with which `vmap` computes the transpose after a product."""
-    product = made.get(equation.invars[0]) if equation.primitive.name == "transpose" else None
+    if equation.primitive.name != "transpose" or isinstance(equation.invars[0], Literal):
+        return equation
+    product = made.get(equation.invars[0])
     if product is None or product.primitive.name != "dot_general":
         return equation
     (lhs, rhs), batch = product.params["dimension_numbers"]
@@ -91,7 +127,7 @@ def _product_of_the_transpose(equation: Any, made: dict[Any, Any]) -> Any:
     if any(batch) or list(equation.params["permutation"]) != list(turned):
         return equation
     precision = product.params["precision"]
-    if isinstance(precision, tuple):
+    if type(precision) is tuple:
         precision = precision[::-1]
     params = product.params | {"dimension_numbers": ((rhs, lhs), batch), "precision": precision}
     return product.replace(invars=product.invars[::-1], outvars=equation.outvars, params=params)
@@ -103,16 +139,17 @@ class _Loop:
     `vmap` of `scan` itself takes the first axis for all.
     """
 
-    def __init__(self, equation: Any, operands: list[Levels]) -> None:
+    def __init__(self, evaluate: _Evaluation, equation: Any, operands: list[Levels]) -> None:
+        self.evaluate = evaluate
         self.params = equation.params
         self.carried = _jaxpr.carried(self.params)
         self.body = _jaxpr.closed(self.params["jaxpr"])
-        self.operands, self.flow = of_body(self.params, operands)
+        self.operands, self.flow = evaluate.flows.of_body(self.params, operands)
 
     def __call__(self, *operands: Any) -> Sequence[Any]:
         levels = sorted(frozenset().union(*self.operands))
         return self.mapped(
-            lambda *args: _evaluate(self.body, args, self.operands), levels, operands
+            lambda *args: self.evaluate(self.body, args, self.operands), levels, operands
         )
 
     def mapped(self, step: Any, levels: Sequence[int], operands: Sequence[Any]) -> Sequence[Any]:

@@ -12,9 +12,10 @@ from jax.sharding import Mesh, PartitionSpec as P
 
 from fgd import _jax, _jaxpr
 from fgd._checks import PyTree, count, require_callable
+from fgd._run.arrangement import Plan, plan_for
 from fgd._run.axes import as_axis, check_signature, runs_alone
 from fgd._run.programs import keep, weak
-from fgd._run.side_by_side import laid_out
+from fgd._run.side_by_side import Traced
 from fgd._trees import nbytes
 from fgd.parallel._agreement import digest, require_alike
 from fgd.parallel._placement import (
@@ -151,36 +152,30 @@ def _compiled(
         name, *rest = names
         return jax.vmap(lambda x: product(one, axes, rest, {**point, name: x}))(axes[name])
 
-    def arranged(one: Run, max_parallel: int | None, axes: PyTree) -> PyTree:
-        sizes = {name: _length(axes[name]) for name in names}
-        outer, inner = split(sizes, max_parallel)
-        if not outer:
-            return product(one, axes, inner, {})
-        lengths = [sizes[name] for name in outer]
+    def arranged(one: Run, plan: Plan, axes: PyTree) -> PyTree:
+        if not plan.outer:
+            return product(one, axes, plan.inner, {})
+        lengths = [_length(axes[name]) for name in plan.outer]
         total = math.prod(lengths)
-        # Every device takes as many batches, of one size; the last points are repeated to fill up.
-        per_device = -(-total // devices)
-        together = math.prod(sizes[name] for name in inner)
-        batches = -(-per_device // (max_parallel // together)) if max_parallel else 1
-        size = -(-per_device // batches)
-        at = np.minimum(np.arange(devices * batches * size), total - 1)
-        rows = np.unravel_index(at.reshape(-1, size), lengths)
+        # The last points are repeated to fill up.
+        at = np.minimum(np.arange(devices * plan.batches * plan.size), total - 1)
+        rows = np.unravel_index(at.reshape(-1, plan.size), lengths)
         points = {
             name: jax.tree.map(lambda x, i=i: x[i], axes[name])
-            for name, i in zip(outer, rows, strict=True)
+            for name, i in zip(plan.outer, rows, strict=True)
         }
 
         def mapped(inner_axes: PyTree, points: PyTree) -> PyTree:
             def batch(points: PyTree) -> PyTree:
                 def of_inner(point: PyTree) -> PyTree:
-                    return product(one, inner_axes, inner, point)
+                    return product(one, inner_axes, plan.inner, point)
 
-                if size > 1:
+                if plan.size > 1:
                     return jax.vmap(of_inner)(points)
                 result = of_inner(jax.tree.map(lambda x: x[0], points))
                 return jax.tree.map(lambda x: jnp.asarray(x)[None], result)
 
-            if batches > 1:
+            if plan.batches > 1:
                 return jax.lax.map(batch, points)
             result = batch(jax.tree.map(lambda x: x[0], points))
             return jax.tree.map(lambda x: x[None], result)
@@ -189,7 +184,7 @@ def _compiled(
             mapped = jax.shard_map(
                 mapped, mesh=mesh, check_vma=False, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)
             )
-        results = mapped({name: axes[name] for name in inner}, points)
+        results = mapped({name: axes[name] for name in plan.inner}, points)
 
         def product_of(x: jax.Array) -> jax.Array:
             shape = x.shape[2:]
@@ -197,42 +192,32 @@ def _compiled(
 
         return jax.tree.map(product_of, results)
 
-    def split(sizes: dict[str, int], max_parallel: int | None) -> tuple[list[str], list[str]]:
-        """Names mapped together, a batch of points after the other or spread over devices; and
-        names mapped side by side, each by a `vmap` within that of the name before."""
-        inner, outer = list(names), []
-        while inner and (mesh or math.prod(sizes[n] for n in inner) > (max_parallel or math.inf)):
-            outer.append(inner.pop(0))
-        return outer, inner
-
-    def for_vmaps(axes: PyTree, max_parallel: int | None) -> Run:
-        config: Any = jax.config
-        if jax.default_backend() != "cpu" or config.jax_disable_jit:
-            return run()
-        outer, inner = split({name: _length(axes[name]) for name in names}, max_parallel)
-        return laid_out(run(), [outer, *([name] for name in inner)])
-
     def program(axes: PyTree) -> PyTree:
-        def traced(one: Run, max_parallel: int | None) -> tuple[Any, Any]:
-            as_told = jax.jit(partial(arranged, one, max_parallel), inline=True)
-            with jax.disable_jit(False):
-                return as_told, as_told.trace(axes).jaxpr  # JAX keeps it for the call below
+        config: Any = jax.config
+        on_cpu = jax.default_backend() == "cpu"
+        once = Traced(run()) if on_cpu and not config.jax_disable_jit else None
 
-        def chosen(max_parallel: int | None) -> tuple[Any, Any]:
-            as_told, jaxpr = traced(for_vmaps(axes, max_parallel), max_parallel)
-            if _jaxpr.contains(jaxpr, "custom_vmap_call"):  # left over, without reverse mode
-                return traced(run(), max_parallel)
+        def traced(max_parallel: int | None, once: Traced | None = once) -> tuple[Any, Any]:
+            """Of so many side by side: the program, and what is traced of it."""
+            sizes = {name: _length(axes[name]) for name in names}
+            plan = plan_for(sizes, max_parallel, devices if mesh else None)
+            one = once.laid_out(plan.vmaps) if once else run()
+            as_told = jax.jit(partial(arranged, one, plan), inline=True)
+            with jax.disable_jit(False):
+                jaxpr = as_told.trace(axes).jaxpr  # JAX keeps it for the call below
+            if once and _jaxpr.contains(jaxpr, "custom_vmap_call"):  # left over, no reverse mode
+                return traced(max_parallel, None)
             return as_told, jaxpr
 
-        as_told, jaxpr = chosen(max_parallel)
+        as_told, jaxpr = traced(max_parallel)
         if _jaxpr.vmap_draws_otherwise(jaxpr):
-            return arranged(run(), 1, axes)
-        if max_parallel is None and jax.default_backend() == "cpu":
+            as_told, _ = traced(1)
+        elif max_parallel is None and on_cpu and not jaxpr.effects:
             runs = -(-math.prod(_length(axes[name]) for name in names) // devices)
             carried = max((nbytes(carry) for carry in _jaxpr.carries(jaxpr)), default=0)
             few = max(FEW, runs * CACHE // max(carried, 1))
             if few < runs:
-                as_told, _ = chosen(few)
+                as_told, _ = traced(few)
         return as_told(axes)
 
     return _jax.ClosuresAsArguments(program, out_shardings=mesh and replicated(mesh))
