@@ -49,12 +49,10 @@ def called_by(equation: Any) -> Any:
 
     None, too, for what is computed again for a derivative: its equation says so, for XLA.
     """
-    name, params = equation.primitive.name, equation.params
-    if name in ("jit", "pjit", "checkpoint", "remat", "remat2") and not params.get(
-        "differentiated"
-    ):
-        return closed(params["jaxpr"])
-    return None
+    if equation.primitive.name not in ("jit", "pjit", "checkpoint", "remat", "remat2"):
+        return None
+    again = equation.params.get("differentiated")
+    return None if again else closed(equation.params["jaxpr"])
 
 
 def closed(jaxpr: Any) -> Any:

@@ -7,6 +7,7 @@ as [k, runs, n], and xᵀ·δ is computed as that, where derivatives make it the
 """
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import jax
@@ -59,12 +60,13 @@ class Traced:
         if kind not in self.known:
             structure = None
 
-            def flat(*leaves: Any) -> list[Any]:
+            @wraps(self.run)  # for messages
+            def leaves(**point: PyTree) -> list[Any]:
                 nonlocal structure
-                results, structure = jax.tree.flatten(self.run(**jax.tree.unflatten(tree, leaves)))
+                results, structure = jax.tree.flatten(self.run(**point))
                 return results
 
-            self.known[kind] = jax.make_jaxpr(flat)(*args), structure
+            self.known[kind] = jax.make_jaxpr(leaves)(**point), structure
         return self.known[kind]
 
 
