@@ -67,6 +67,8 @@ def child(folder, checkpointed=True):
         os.dup2(errors.fileno(), 2)
         sys.stderr = os.fdopen(2, "w", buffering=1)
         warnings.simplefilter("error")
+        # What was killed as it wrote a program left a part of it, which JAX compiles anew.
+        warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
         jax.config.update("jax_compilation_cache_dir", f"{folder}/../cache")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         run(folder, checkpointed)

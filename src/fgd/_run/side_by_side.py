@@ -46,7 +46,11 @@ class Traced:
                 level.get(path[0].key, frozenset()) for path, _ in jax.tree.leaves_with_path(point)
             ]
             if (flows := Flows()).of_jaxpr(jaxpr.jaxpr, levels).loops:
-                results = _Evaluation(flows)(jaxpr, args, levels)
+                evaluation = _Evaluation(flows)
+                results = evaluation(jaxpr, args, levels)
+                # JAX keeps a function's trace for as long as the function, and the trace has rules
+                # of `custom_vmap` that refer to this: one would keep the other.
+                evaluation.calls.clear()
             else:
                 results = jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *args)
             return jax.tree.unflatten(structure, results)
