@@ -214,10 +214,10 @@ def test_what_is_computed_again_is_not_kept(monkeypatch):
 
 
 def test_functions_that_call_functions_are_read_once(monkeypatch):
-    """Each calls the one before twice: 2¹² calls of the first."""
+    """Each calls the one before twice: 2³⁰ calls of the first."""
     rows, read = jnp.asarray(ROWS, jnp.float32), []
     function = jax.jit(lambda w, rate: w - rate * rows.T @ (rows @ w))
-    for _ in range(12):
+    for _ in range(30):
         function = jax.jit(lambda w, rate, f=function: f(f(w, rate), rate))
 
     def run(rate):

@@ -70,10 +70,15 @@ def carried(params: Any) -> range:
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
-    """All, of the functions called within it, too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else [value]:
-                if hasattr(inner, "eqns"):
-                    yield from _equations(inner)
+    """All, of the functions called within it, too: of each once, however often it is called."""
+    left, seen = [jaxpr], set()
+    while left:
+        jaxpr = left.pop()
+        if id(jaxpr) in seen:
+            continue
+        seen.add(id(jaxpr))
+        for equation in jaxpr.eqns:
+            yield equation
+            for value in equation.params.values():
+                several = value if isinstance(value, tuple | list) else [value]
+                left += [inner for inner in several if hasattr(inner, "eqns")]

@@ -85,9 +85,9 @@ class _Evaluation:
         jaxpr = closed.jaxpr
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
         levels = dict(zip(jaxpr.invars, arguments, strict=True))
-        made = {}  # by what equation
+        products = {}
         for equation in jaxpr.eqns:
-            equation = _product_of_the_transpose(equation, made)
+            equation = _product_of_the_transpose(equation, products)
             operands = [x.val if isinstance(x, Literal) else values[x] for x in equation.invars]
             of_operands = of_variables(equation.invars, levels)
             flow = self.flows.of_equation(equation, of_operands)
@@ -95,7 +95,8 @@ class _Evaluation:
                 results = self.results(equation, operands, of_operands, flow.loops)
             values.update(zip(equation.outvars, results, strict=True))
             levels.update(zip(equation.outvars, flow.levels, strict=True))
-            made.update(dict.fromkeys(equation.outvars, equation))
+            if equation.primitive.name == "dot_general":
+                products[equation.outvars[0]] = equation
         return [x.val if isinstance(x, Literal) else values[x] for x in jaxpr.outvars]
 
     def results(
@@ -120,12 +121,12 @@ class _Evaluation:
         return jax.checkpoint(call, prevent_cse=params["prevent_cse"], policy=params["policy"])
 
 
-def _product_of_the_transpose(equation: Any, made: dict[Any, Any]) -> Any:
+def _product_of_the_transpose(equation: Any, products: dict[Any, Any]) -> Any:
     """xᵀ·δ for the transpose of δᵀ·x, with which `vmap` computes the transpose after a product."""
     if equation.primitive.name != "transpose" or isinstance(equation.invars[0], Literal):
         return equation
-    product = made.get(equation.invars[0])
-    if product is None or product.primitive.name != "dot_general":
+    product = products.get(equation.invars[0])
+    if product is None:
         return equation
     (lhs, rhs), batch = product.params["dimension_numbers"]
     free = product.invars[0].aval.ndim - len(lhs)

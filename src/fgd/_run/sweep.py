@@ -15,7 +15,7 @@ from fgd._checks import PyTree, count, require_callable
 from fgd._run.arrangement import Plan, plan_for
 from fgd._run.axes import as_axis, check_signature, runs_alone
 from fgd._run.programs import keep, weak
-from fgd._run.side_by_side import Traced
+from fgd._run.side_by_side import Run, Traced
 from fgd._trees import nbytes
 from fgd.parallel._agreement import digest, require_alike
 from fgd.parallel._placement import (
@@ -27,9 +27,6 @@ from fgd.parallel._placement import (
     replicated,
 )
 from fgd.parallel._watch import together
-
-Run = Callable[..., PyTree]
-
 
 # Where the loops of many runs side by side carry more than caches hold, a CPU is faster with a few
 # at a time: 1.1 to 1.8 times, for networks of 1 to 600 kB on a Xeon.
@@ -194,12 +191,12 @@ def _compiled(
 
     def program(axes: PyTree) -> PyTree:
         config: Any = jax.config
+        sizes = {name: _length(axes[name]) for name in names}
         on_cpu = jax.default_backend() == "cpu"
         once = Traced(run()) if on_cpu and not config.jax_disable_jit else None
 
         def traced(max_parallel: int | None, once: Traced | None = once) -> tuple[Any, Any]:
             """Of so many side by side: the program, and what is traced of it."""
-            sizes = {name: _length(axes[name]) for name in names}
             plan = plan_for(sizes, max_parallel, devices if mesh else None)
             one = once.laid_out(plan.vmaps) if once else run()
             as_told = jax.jit(partial(arranged, one, plan), inline=True)
@@ -213,7 +210,7 @@ def _compiled(
         if _jaxpr.vmap_draws_otherwise(jaxpr):
             as_told, _ = traced(1)
         elif max_parallel is None and on_cpu and not jaxpr.effects:
-            runs = -(-math.prod(_length(axes[name]) for name in names) // devices)
+            runs = -(-math.prod(sizes.values()) // devices)
             carried = max((nbytes(carry) for carry in _jaxpr.carries(jaxpr)), default=0)
             few = max(FEW, runs * CACHE // max(carried, 1))
             if few < runs:
