@@ -56,7 +56,7 @@ def sweep(
       run: `run(**point) -> pytree of arrays`, a pure function of one point; usually a training run
         that makes its own step, so that learning rates, seeds and initial parameters may vary.
       max_parallel: runs computed side by side (on each device), which bounds memory. None: all, or
-        on CPU as many as carry 8 MiB from step to step, but 16 at least, which is faster.
+        on CPU as many as carry 8 MiB from step to step (16 at least), for caches to hold.
       mesh: devices to spread the runs over, along its axis "data"; None: where the data is.
       axes: by the name of an argument of `run`: values along one axis, an array or a list of
         numbers; or a pytree of arrays with one common leading axis, whose rows go together
