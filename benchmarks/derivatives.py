@@ -129,7 +129,11 @@ def torch_parts():
     return torch, images, labels, valid, loss_fn, arguments
 
 
-def pytorch(by, steps):
+def descend(params, grads, rate):
+    return [p - rate * g for p, g in zip(params, grads, strict=True)]
+
+
+def pytorch(by, steps, descend=descend):
     torch, images, labels, valid, loss_fn, arguments = torch_parts()
     rows = torch.tensor(order(steps))
     differentiate = by != "run"
@@ -144,13 +148,24 @@ def pytorch(by, steps):
         for i in rows:
             loss = loss_fn(params, images[i], labels[i], weights[i])
             grads = torch.autograd.grad(loss, params, create_graph=differentiate)
-            params = [p - rate * g for p, g in zip(params, grads, strict=True)]
+            params = descend(params, grads, rate)
             if not differentiate:
                 params = [p.detach().requires_grad_() for p in params]
         outer = loss_fn(params, *valid)
         return torch.autograd.grad(outer, wanted) if differentiate else outer.item()
 
     return job, None
+
+
+def torch_opt(by, steps):
+    from torchopt import apply_updates, sgd
+
+    def descend(params, grads, rate):
+        params, optimizer = tuple(params), sgd(rate)  # which has no state
+        updates, _ = optimizer.update(grads, optimizer.init(params), inplace=False)
+        return apply_updates(params, updates, inplace=False)
+
+    return pytorch(by, steps, descend)
 
 
 def torch_func(by, steps):
@@ -161,7 +176,7 @@ def torch_func(by, steps):
     def final(rate, params, weights):
         for i in rows:
             grads = inner(params, images[i], labels[i], weights[i])
-            params = [p - rate * g for p, g in zip(params, grads, strict=True)]
+            params = descend(params, grads, rate)
         return loss_fn(params, *valid)
 
     function = torch.func.grad(final, argnums=BY.index(by)) if by in BY else final
@@ -182,6 +197,7 @@ PEERS = {
     "hand-written JAX, jax.checkpoint": partial(hand_written, checkpoint=True),
     "PyTorch, the run alone": lambda by, steps: pytorch("run", steps),
     "PyTorch, create_graph": pytorch,
+    "TorchOpt": torch_opt,
     "torch.func": torch_func,
 }
 
@@ -244,7 +260,7 @@ def main():
     if args.work:
         peer, by, steps = args.work
         return work(peer, by, int(steps))
-    has_torch = importlib.util.find_spec("torch") is not None
+    has_torch = all(importlib.util.find_spec(name) for name in ("torch", "torchopt"))
     for by in args.by:
         for steps in args.steps:
             names = [

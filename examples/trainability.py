@@ -1,5 +1,6 @@
 """Where training converges and where it diverges: a fractal, each pixel a whole training run."""
 
+import os
 import time
 
 import jax
@@ -80,15 +81,16 @@ def main(args):
         raise ValueError(f"--pixels must be a multiple of 8, got {args.pixels}")
     pixel = pixel_of(*problem(args.seed), args.num_steps)
 
-    # Eight rows of the picture at a time: one compiled program, in the memory of 128 networks,
-    # which a core's cache has room for.
+    # Eight rows of the picture at a time: one compiled program, its runs spread over all devices.
+    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+
     def picture(window, bar):
         (left, right), (bottom, top) = window
         first = jnp.linspace(left, right, args.pixels)
         rows = jnp.linspace(bottom, top, args.pixels).reshape(-1, 8)
         parts = []
         for last in rows:
-            part = fgd.sweep(pixel, last=last, first=first)
+            part = fgd.sweep(pixel, last=last, first=first, mesh=mesh)
             parts.append(np.asarray(part))
             bar.update(part.size)
         return np.concatenate(parts)
@@ -118,4 +120,5 @@ if __name__ == "__main__":
     flags.add_argument("--pixels", type=positive(int), default=512, help="of a picture's side")
     flags.add_argument("--num-steps", type=positive(int), default=500, help="of a training run")
     flags.add_argument("--seed", type=int, default=0)
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # one for each core
     run(main, flags)

@@ -10,6 +10,7 @@ PEERS = {
     "fgd": "fgd_fit",
     "fgd train": "fgd_train",
     "fgd, cached": "fgd_cached",
+    "fgd, a device for each core": "fgd_devices",
     "fgd, graphs of loops": "gpu_graphs",
     "fgd, no graphs": "gpu_no_graphs",
     "fgd, bfloat16": "gpu_bfloat16",

@@ -110,7 +110,7 @@ def cnn(steps, through=lambda apply: apply):
     return last_loss(step, params, data, batch_size=128, num_steps=steps)
 
 
-def sweep_r2b(runs):
+def sweep_r2b(runs, mesh=None):
     x, y, _ = problems.r2b()
     x, y = jnp.asarray(x), jnp.asarray(y)
 
@@ -119,10 +119,10 @@ def sweep_r2b(runs):
         state = step.init(jax.random.uniform(jax.random.key(seed), (2,)))
         return fgd.fit(step, state, (x, y), num_steps=10_000)[1]["loss"][-1]
 
-    return lambda: np.asarray(fgd.sweep(run, seed=np.arange(runs)))[0].item()
+    return lambda: np.asarray(fgd.sweep(run, mesh=mesh, seed=np.arange(runs)))[0].item()
 
 
-def sweep_mlp(steps):
+def sweep_mlp(steps, mesh=None):
     data, params = jax.device_put(problems.mnist()), pairs(problems.mlp())
 
     def run(rate):
@@ -131,10 +131,10 @@ def sweep_mlp(steps):
         return fgd.fit(step, step.init(params), data, **options)[1]["loss"][-1]
 
     rates = np.logspace(-3, -1, 16, dtype=np.float32)
-    return lambda: np.asarray(fgd.sweep(run, rate=rates))[0].item()
+    return lambda: np.asarray(fgd.sweep(run, mesh=mesh, rate=rates))[0].item()
 
 
-def sweep_border(runs):
+def sweep_border(runs, mesh=None):
     x, y, *start = problems.border()
     data, start = jax.device_put(((x, y), start))
 
@@ -151,7 +151,7 @@ def sweep_border(runs):
         return fgd.fit(step, step.init(start), data, num_steps=500)[1]["loss"][-1]
 
     rates = problems.rates(runs)
-    return lambda: np.asarray(fgd.sweep(run, rates=rates))[0].item()
+    return lambda: np.asarray(fgd.sweep(run, mesh=mesh, rates=rates))[0].item()
 
 
 def rows(name, steps):
