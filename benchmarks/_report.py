@@ -1,5 +1,6 @@
 """What was measured, as a table, a file of JSON and a chart."""
 
+import itertools
 import json
 import statistics
 from pathlib import Path
@@ -77,21 +78,24 @@ def chart(results: Results, path: Path) -> None:
     """Each peer's time over fgd's, a row for each job, on a log axis."""
     import matplotlib.pyplot as plt
 
-    jobs = [job for job in results if "seconds" in results[job].get("fgd", {})]
     peers = dict.fromkeys(
-        peer for job in jobs for peer in results[job] if not peer.startswith("fgd")
+        peer for by_peer in results.values() for peer in by_peer if not peer.startswith("fgd")
     )
+    jobs = [
+        job
+        for job, by_peer in results.items()
+        if "seconds" in by_peer.get("fgd", {}) and any(peer in by_peer for peer in peers)
+    ]
     figure, ax = plt.subplots(figsize=(11, 0.36 * len(jobs) + 1.2), layout="constrained")
     ax.axvline(1, color="#1b7837", linewidth=2, label="fgd")
-    markers = dict(zip(peers, "os^vDPX*", strict=False))
-    for peer in peers:
+    for peer, marker in zip(peers, itertools.cycle("os^vDPX*<>hd"), strict=False):
         points = [
             (median(results[job][peer]) / median(results[job]["fgd"]), len(jobs) - 1 - i)
             for i, job in enumerate(jobs)
             if "seconds" in results[job].get(peer, {})
         ]
         if points:
-            ax.plot(*zip(*points, strict=True), markers[peer], label=peer, markersize=7)
+            ax.plot(*zip(*points, strict=True), marker, label=peer, markersize=7)
     ax.set(xscale="log", xlabel="time over fgd's (right of the line: slower than fgd)")
     ax.set_yticks(range(len(jobs)), [JOBS[job].title for job in reversed(jobs)])
     ax.xaxis.set_major_formatter("{x:g}")

@@ -47,6 +47,16 @@ def test_quick(tmp_path):
     assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_chart_has_room_for_every_peer(tmp_path):
+    from benchmarks import _report
+    from benchmarks.peers import PEERS
+    from benchmarks.problems import JOBS
+
+    one = {"seconds": [1.0, 2.0], "steps": 1, "of_steps": 1}
+    _report.chart({job: dict.fromkeys(PEERS, one) for job in JOBS}, tmp_path / "ratios.png")
+    assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_profile():
     """The longest operation of R3e's is a product of matrices."""
     command = [sys.executable, "-m", "benchmarks.profile", "r3e"]

@@ -171,6 +171,42 @@ def test_rows_weights_and_second_derivatives_are_those_of_differences(most, x64)
     np.testing.assert_allclose(reverse_over_reverse, forward_over_reverse, atol=1e-10 * scale)
 
 
+def spectrum(w, x):
+    return jnp.abs(jnp.fft.fft(x @ w)) ** 2
+
+
+def phase(w, x):
+    return jnp.real(jnp.exp(jax.lax.complex(x, x @ w)) @ jax.lax.complex(w, 2 * w))
+
+
+def filtered(w, x):
+    return jnp.fft.irfft(jnp.fft.rfft(x @ w) * jax.lax.complex(w[:1, :4], w[1:2, :4]), 6)
+
+
+@pytest.mark.parametrize("of", [spectrum, phase, filtered])
+@pytest.mark.parametrize("most", [None, LEAST])
+def test_a_loss_may_compute_with_complex_numbers(of, most, x64):
+    """The derivative of descent written as a loop."""
+    x, w = data(8)[0], jnp.asarray(np.random.default_rng(1).normal(size=(6, 6)))
+
+    def loss_fn(w, batch):
+        return 1e-3 * jnp.mean(jnp.tanh(of(w, batch)))
+
+    def by_fit(rate, w):
+        step = fgd.train_step(loss_fn, fgd.sgd(rate))
+        state, _ = fgd.fit(step, step.init(w), x, num_steps=12, max_memory=most)
+        return loss_fn(state.params, x)
+
+    def by_hand(rate, w):
+        for _ in range(12):
+            w = w - rate * jax.grad(loss_fn)(w, x)
+        return loss_fn(w, x)
+
+    args = jnp.asarray(20.0), w
+    found, expected = (jax.grad(f, (0, 1))(*args) for f in (by_fit, by_hand))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-15), found, expected)
+
+
 def test_a_chain_that_changes_the_gradient_has_its_own_derivative(x64):
     """The rule of sgd is for the gradient as the step computed it, and no other."""
     args = MODEL.init(jax.random.key(0)), data()

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.core
+import jax.numpy as jnp
 
 from fgd._run.loop import Body
 from fgd._trees import nbytes
@@ -31,8 +32,11 @@ def saving(body: Body) -> Body:
     return jax.checkpoint(body, prevent_cse=False, policy=_is_costly)
 
 
-def _is_costly(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name not in _CHEAP
+def _is_costly(primitive: Any, *operands: Any, **_: Any) -> bool:
+    # `jax.checkpoint` can't keep complex numbers: it would round them as floats.
+    dtypes = [getattr(x, "dtype", float) for x in operands]  # a token has none
+    is_complex = any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
+    return primitive.name not in _CHEAP | _TO_COMPLEX and not is_complex
 
 
 _NAMES = """
@@ -43,6 +47,7 @@ shift_left shift_right_arithmetic shift_right_logical sign slice sqrt square squ
 sub transpose xor
 """
 _CHEAP = frozenset(_NAMES.split())
+_TO_COMPLEX = frozenset({"complex", "fft"})
 
 
 def blocks_for(
