@@ -48,9 +48,14 @@ def color(values):
 
 def problem(seed):
     """16 points for 272 parameters: (x, y), and the initial weights of two layers."""
-    x_key, y_key, first_key, last_key = jax.random.split(jax.random.key(seed), 4)
-    data = jax.random.normal(x_key, (16, 16)), jax.random.normal(y_key, (16, 1))
-    return data, (jax.random.normal(first_key, (16, 16)), jax.random.normal(last_key, (16, 1)))
+    keys = jax.random.split(jax.random.key(seed), 4)
+    shapes = (16, 16), (16, 1), (16, 16), (16, 1)
+    # Drawn in float32 and used in the default float: the same problem in float64, too.
+    x, y, first, last = (
+        jax.random.normal(key, shape, jnp.float32).astype(float)
+        for key, shape in zip(keys, shapes, strict=True)
+    )
+    return (x, y), (first, last)
 
 
 def loss_fn(params, batch):

@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -205,6 +206,54 @@ def test_a_loss_may_compute_with_complex_numbers(of, most, x64):
     args = jnp.asarray(20.0), w
     found, expected = (jax.grad(f, (0, 1))(*args) for f in (by_fit, by_hand))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-15), found, expected)
+
+
+@jax.custom_vjp
+def squared(x):
+    return called(np.square, x)
+
+
+def called(f, *args):
+    return jax.pure_callback(f, jax.ShapeDtypeStruct(args[0].shape, args[0].dtype), *args)
+
+
+squared.defvjp(
+    lambda x: (squared(x), x), lambda x, slope: (called(lambda x, s: 2 * x * s, x, slope),)
+)
+
+
+def called_back(w, x):
+    return jnp.mean(squared(x @ w))
+
+
+def counted(w, x):
+    jax.experimental.io_callback(lambda _: None, None, jax.lax.stop_gradient(w[0, 0]))
+    return jnp.mean((x @ w) ** 2)
+
+
+def radius(w, x):
+    return jnp.mean(jnp.abs(jnp.linalg.eigvals(w))) + 0 * x.mean()
+
+
+@pytest.mark.parametrize("loss_fn", [called_back, counted, radius])
+def test_a_run_without_a_derivative_is_a_run_under_jit_too(loss_fn, x64):
+    """What it keeps for a derivative is asked for under `jit`, where there may be none."""
+    x, w = data(8)[0], jnp.asarray(np.random.default_rng(1).normal(size=(6, 6)))
+    step = fgd.train_step(loss_fn, fgd.sgd(0.01))
+
+    def losses(start, **options):
+        return fgd.fit(step, start, x, num_steps=5, **options)[1]["loss"]
+
+    expected = []
+    for _ in range(5):
+        loss, gradient = jax.value_and_grad(loss_fn)(w, x)
+        expected.append(loss)
+        w = w - 0.01 * gradient
+    start = step.init(jnp.asarray(np.random.default_rng(1).normal(size=(6, 6))))
+    for run_of in (losses, jax.jit(losses), jax.jit(partial(losses, max_memory=10**6))):
+        np.testing.assert_allclose(run_of(start), expected, rtol=1e-12)
+    with pytest.raises((NotImplementedError, ValueError), match=r"JVP|remat|eigenvectors"):
+        jax.grad(lambda start: losses(start)[-1], allow_int=True)(start)
 
 
 def test_a_chain_that_changes_the_gradient_has_its_own_derivative(x64):

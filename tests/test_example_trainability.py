@@ -83,5 +83,15 @@ def test_a_pixel_is_a_training_in_float64(example):
         assert converges == (first == 1.0)
 
 
+def test_the_problem_is_the_same_in_float64(example):
+    import jax
+
+    single = example.problem(0)
+    with jax.enable_x64(True):
+        double = example.problem(0)
+        assert {x.dtype for x in jax.tree.leaves(double)} == {np.dtype(float)}
+        jax.tree.map(np.testing.assert_array_equal, single, double)
+
+
 def test_nonsense_is_one_line_and_exit_code_2(tmp_path):
     assert_refused(tmp_path, "trainability.py", ["--pixels", "12"], "--pixels must be a multiple")

@@ -274,3 +274,26 @@ def test_a_mesh_of_some_devices():
     some = Mesh(np.array(jax.devices())[[5, 2]], ("data",))
     state, _ = fgd.fit(STEP, START, PROBLEM.data, num_steps=2, mesh=some, **PROBLEM.run)
     assert {d.id for d in state.step.sharding.device_set} == {2, 5}
+
+
+@pytest.mark.parametrize("by", ["step", "fit", "sweep"])
+def test_within_shard_map_each_device_has_runs_of_its_own(by):
+    """Descent on (w − 1)² from 0: the loss after t steps is (1 − 2·rate)²ᵗ."""
+
+    def losses(rate):
+        step = fgd.train_step(lambda w, x: jnp.mean((w - x) ** 2), fgd.sgd(rate))
+        start = step.init(jnp.zeros_like(rate))
+        if by == "step":
+            return step(start, jnp.ones(4))[1]["loss"][None]
+        return fgd.fit(step, start, jnp.ones(4), num_steps=3)[1]["loss"]
+
+    def of_a_device(rates):
+        return fgd.sweep(losses, rate=rates) if by == "sweep" else losses(rates[0])[None]
+
+    rates = np.linspace(0.1, 0.4, 4, dtype=np.float32)
+    spread = jax.shard_map(
+        of_a_device, mesh=mesh_of(4, AxisType.Auto), in_specs=P("data"), out_specs=P("data")
+    )
+    found = jax.jit(spread)(rates)
+    expected = (1 - 2 * rates[:, None]) ** (2 * np.arange(found.shape[1]))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -72,7 +72,7 @@ def gradient_of(objective: Objective) -> Callable[..., Any]:
         loss, pullback, aux = jax.vjp(loss_of, params, has_aux=True)
 
         def scaled(c: Any) -> PyTree:
-            return pullback(jnp.asarray(c, loss.dtype))[0]
+            return pullback(jnp.full_like(loss, c))[0]
 
         return loss, aux, scaled(1), scaled
 

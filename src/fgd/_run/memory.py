@@ -47,7 +47,7 @@ shift_left shift_right_arithmetic shift_right_logical sign slice sqrt square squ
 sub transpose xor
 """
 _CHEAP = frozenset(_NAMES.split())
-_TO_COMPLEX = frozenset({"complex", "fft"})
+_TO_COMPLEX = frozenset({"complex", "eig", "fft"})
 
 
 def blocks_for(
@@ -119,7 +119,10 @@ def _near(length: int, block: float) -> int:
 
 
 def _left(body: Body, state: Any) -> int:
-    """Bytes that a step leaves for its derivative by everything, what it closes over included."""
+    """Bytes that a step leaves for its derivative by everything, what it closes over included.
+
+    A step that has no derivative, because of a callback for example, leaves none.
+    """
     step = jax.make_jaxpr(lambda state: body(state, None))(state)
     flat = jax.tree.leaves(state)
 
@@ -129,7 +132,10 @@ def _left(body: Body, state: Any) -> int:
 
         return jax.tree.leaves(jax.vjp(outputs, closed_over, flat)[1])
 
-    jaxpr = jax.make_jaxpr(left)(step.consts, flat).jaxpr
+    try:
+        jaxpr = jax.make_jaxpr(left)(step.consts, flat).jaxpr
+    except Exception:  # JAX has several; it says them again to who asks for the derivative
+        return 0
     shared = {*jaxpr.constvars, *jaxpr.invars[: len(step.consts)]}  # by all steps
     kept = {x for x in jaxpr.outvars if not hasattr(x, "val")} - shared
     return sum(nbytes(x.aval) for x in kept)
