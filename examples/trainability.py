@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 
 import jax
 import jax.numpy as jnp
@@ -125,5 +126,6 @@ if __name__ == "__main__":
     flags.add_argument("--pixels", type=positive(int), default=512, help="of a picture's side")
     flags.add_argument("--num-steps", type=positive(int), default=500, help="of a training run")
     flags.add_argument("--seed", type=int, default=0)
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # one for each core
+    with suppress(RuntimeError):  # in a notebook JAX may have its devices already
+        jax.config.update("jax_num_cpu_devices", os.cpu_count())  # one for each core
     run(main, flags)
