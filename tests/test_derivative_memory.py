@@ -240,16 +240,15 @@ def test_a_run_without_a_derivative_is_a_run_under_jit_too(loss_fn, x64):
     """What it keeps for a derivative is asked for under `jit`, where there may be none."""
     x, w = data(8)[0], jnp.asarray(np.random.default_rng(1).normal(size=(6, 6)))
     step = fgd.train_step(loss_fn, fgd.sgd(0.01))
+    start, expected = step.init(w), []
 
     def losses(start, **options):
         return fgd.fit(step, start, x, num_steps=5, **options)[1]["loss"]
 
-    expected = []
     for _ in range(5):
         loss, gradient = jax.value_and_grad(loss_fn)(w, x)
         expected.append(loss)
         w = w - 0.01 * gradient
-    start = step.init(jnp.asarray(np.random.default_rng(1).normal(size=(6, 6))))
     for run_of in (losses, jax.jit(losses), jax.jit(partial(losses, max_memory=10**6))):
         np.testing.assert_allclose(run_of(start), expected, rtol=1e-12)
     with pytest.raises((NotImplementedError, ValueError), match=r"JVP|remat|eigenvectors"):

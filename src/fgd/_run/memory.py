@@ -36,7 +36,7 @@ def _is_costly(primitive: Any, *operands: Any, **_: Any) -> bool:
     # `jax.checkpoint` can't keep complex numbers: it would round them as floats.
     dtypes = [getattr(x, "dtype", float) for x in operands]  # a token has none
     is_complex = any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
-    return primitive.name not in _CHEAP | _TO_COMPLEX and not is_complex
+    return primitive.name not in _COMPUTED_AGAIN and not is_complex
 
 
 _NAMES = """
@@ -46,8 +46,9 @@ integer_pow iota le lt max min mul ne neg not or pad real reshape rev round rsqr
 shift_left shift_right_arithmetic shift_right_logical sign slice sqrt square squeeze stop_gradient
 sub transpose xor
 """
-_CHEAP = frozenset(_NAMES.split())
-_TO_COMPLEX = frozenset({"complex", "eig", "fft"})
+_COMPUTED_AGAIN = frozenset(
+    [*_NAMES.split(), "complex", "eig", "fft"]
+)  # the last give complex numbers
 
 
 def blocks_for(
